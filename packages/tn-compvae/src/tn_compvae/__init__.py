@@ -1,0 +1,1 @@
+"""Variational autoencoders of wholes made of sets of parts."""

@@ -1,0 +1,193 @@
+"""``tn fit``: trains a model on a data set and leaves a folder with the model, its config and its history."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+
+from tn_core.components import Component, Spec, build
+from tn_core.errors import UserError
+from tn_core.plugins import default_host
+from tn_core.storage import CONFIG, build_model, describe, save_model, write_text
+
+if TYPE_CHECKING:
+    from tn_core.protocols import Split
+
+__all__ = ["fit"]
+
+RUN = "run.yaml"
+CHECKPOINT = "last.ckpt"
+HISTORY = "history.jsonl"
+
+# what a resumed run may change without becoming another run
+_FREE = ("resume", "epochs", "accelerator", "devices", "strategy", "data_root", "out")
+
+
+def fit(
+    *,
+    model: Annotated[Spec, Component("models", "VAE")],
+    data: Annotated[Spec, Component("datasets", "digits")],
+    out: str,
+    features: int = 16,
+    epochs: int = 10,
+    batch_size: int = 128,
+    seed: int = 0,
+    data_root: str = "data",
+    resume: bool = False,
+    accelerator: str = "auto",
+    devices: int | list[int] | Literal["auto"] = "auto",
+    strategy: str = "auto",
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true",
+) -> None:
+    """Trains a model on a data set.
+
+    The folder ``out`` then holds the model (model.safetensors, config.yaml), the history (history.jsonl, a line an
+    epoch), the options (run.yaml), the last checkpoint (last.ckpt) and, with tn-eval, a picture of samples.
+
+    Arguments:
+        model: the model.
+        data: the data set.
+        out: the folder to write, new or empty.
+        features: the number of latents, given to every network and prior that asks for it.
+        epochs: how often to go through the training data.
+        batch_size: items a step (and process).
+        seed: of everything random; the same seed gives the same run.
+        data_root: where data sets keep their files.
+        resume: go on from the last checkpoint in ``out``; the other options are read from there.
+        accelerator: "auto", "cpu", "gpu", as in Lightning.
+        devices: how many, or which, as in Lightning.
+        strategy: "auto", "ddp", ..., as in Lightning.
+        precision: as in Lightning.
+
+    Raises:
+        UserError: if something cannot be done as asked.
+    """
+    options = dict(locals())
+    folder = Path(out)
+    for name, value in (("features", features), ("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+    _check_folder(folder, resume)
+    if resume and (folder / RUN).exists():
+        _check_same(options, folder / RUN)
+
+    try:
+        import lightning.pytorch as lightning
+    except ModuleNotFoundError as error:
+        raise UserError(f"tn fit needs {error.name}: python -m pip install 'tn-core[train]'") from None
+    import torch
+
+    from tn_core.training import History, LastCheckpoint, SeedEpochs, batches
+
+    host = default_host()
+    source = build(data, "datasets", host, root=data_root)
+    train = source.split("train")
+    _check_data(train)
+    torch.manual_seed(seed)
+    config = describe(model, data, source.shape, source.labels, features=features, seed=seed, epochs=epochs)
+    module = build_model(config, host)
+    if not isinstance(module, lightning.LightningModule):
+        raise UserError(f"{model['name']} cannot be trained: it is no LightningModule")
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / RUN, yaml.safe_dump(options, sort_keys=False))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}") from None
+    terminal = sys.stderr.isatty()
+    bars = [lightning.callbacks.TQDMProgressBar(refresh_rate=20)] if terminal else []
+    trainer = _quiet_trainer(
+        lightning,
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        precision=precision,
+        default_root_dir=folder,
+        callbacks=[SeedEpochs(seed), History(folder / HISTORY, quiet=terminal), LastCheckpoint(folder / CHECKPOINT), *bars],
+        enable_progress_bar=terminal,
+        logger=_tensorboard(lightning, folder),
+    )
+    checkpoint = folder / CHECKPOINT
+    goes_on = resume and checkpoint.exists()
+    try:
+        trainer.fit(
+            module,
+            batches(train.x, train.observed, batch_size, seed),
+            ckpt_path=checkpoint if goes_on else None,
+            weights_only=True if goes_on else None,  # the checkpoint may come from elsewhere
+        )
+    except (RuntimeError, EOFError, KeyError, OSError) as error:
+        if not goes_on or trainer.global_step:
+            raise
+        raise UserError(f"cannot go on from {checkpoint}: {' '.join(str(error).split())[:300]}") from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        save_model(module, config, folder)
+        print(f"model: {folder}")
+        if "sample" in host.names("commands"):
+            host.get("commands", "sample")(run=str(folder))
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuses a folder that is in use, or cannot be written, before any work starts."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; --out needs a folder that is new or empty")
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        known = (folder / CONFIG).exists() or (folder / RUN).exists()
+        hint = "it holds a run: go on with --resume, or choose another" if known else "choose another"
+        raise UserError(f"the folder {folder} is not empty; {hint}")
+    if resume and not folder.is_dir():
+        raise UserError(f"nothing to resume: there is no folder {folder}")
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write to {folder}: {parent} is not a writable folder")
+
+
+def _check_same(options: Mapping[str, Any], path: Path) -> None:
+    """A resumed run must be the same run."""
+    before = yaml.safe_load(path.read_text())
+    for name, value in options.items():
+        if name not in _FREE and before.get(name) != value:
+            raise UserError(f"--resume goes on with the same run, but {name} was {before.get(name)!r} and is {value!r}")
+
+
+def _check_data(split: "Split") -> None:
+    if len(split) == 0:
+        raise UserError("the training data is empty")
+    if split.x.is_floating_point() and not bool(split.x.isfinite().all()):
+        raise UserError("the training data holds NaN or infinite values")
+
+
+def _tensorboard(lightning: Any, folder: Path) -> Any:
+    """TensorBoard's logger if it is installed."""
+    with suppress(ModuleNotFoundError):
+        return lightning.loggers.TensorBoardLogger(folder, name="", version="tensorboard")
+    return False
+
+
+def _quiet_trainer(lightning: Any, **arguments: Any) -> Any:
+    """A Trainer without banners: what it has to say is in the history."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Checkpoint directory.*", ".*lr_scheduler.*"):
+        warnings.filterwarnings("ignore", text)
+    try:
+        return lightning.Trainer(
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            **arguments,
+        )
+    except (lightning.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        raise UserError(f"Lightning refuses these options: {' '.join(str(error).split())}") from None

@@ -1,0 +1,127 @@
+"""What data sets and models offer one another: small typed protocols, no base classes.
+
+A model offers as many of the model protocols as make sense for it; the commands and ``tn-eval`` use whatever is
+there. Batches are ``x`` or ``(x, y)``; ``x`` is float, images in [0, 1]; ``y`` is long ``(batch, labels)``, -1 where
+the label is unknown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:  # the command line reads this module's names without importing torch
+    from torch import Tensor
+
+__all__ = [
+    "Assigns",
+    "Bounds",
+    "Data",
+    "Encodes",
+    "Imputes",
+    "Reconstructs",
+    "Samples",
+    "Split",
+    "SplitName",
+]
+
+SplitName = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        x: the data, (items, *shape); uint8 stands for [0, 1] in steps of 1/255.
+        labels: the true labels, long (items, labels); -1 where the data set itself has none.
+        hidden: bool (items, labels), True where training must not see the label.
+    """
+
+    x: "Tensor"
+    labels: "Tensor"
+    hidden: "Tensor"
+
+    @property
+    def observed(self) -> "Tensor":
+        """The labels that training may see, long (items, labels), -1 where unknown."""
+        return self.labels.masked_fill(self.hidden, -1)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@runtime_checkable
+class Data(Protocol):
+    """A data set."""
+
+    shape: tuple[int, ...]
+    """Shape of one item: (channels, height, width) for images."""
+
+    labels: Mapping[str, Sequence[str]]
+    """Label names in order, each with the names of its values."""
+
+    def split(self, name: SplitName) -> Split:
+        """Returns one part. Only the labels of ``train`` are ever hidden."""
+        ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws new data."""
+
+    def sample(self, count: int, y: "Tensor | None" = None) -> "Tensor":
+        """Returns ``count`` items (count, *shape); ``y``: long (count, labels) or (labels,), -1 unknown."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Has latents."""
+
+    def encode(self, x: "Tensor") -> "Tensor":
+        """Returns latents (batch, features): the posterior's mean where there is one."""
+        ...
+
+    def decode(self, z: "Tensor") -> "Tensor":
+        """Returns the mean of the data given latents, (batch, *shape)."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Encodes and decodes."""
+
+    def reconstruct(self, x: "Tensor") -> "Tensor":
+        """Returns (batch, *shape)."""
+        ...
+
+
+@runtime_checkable
+class Bounds(Protocol):
+    """Bounds the log evidence of each example, in nats."""
+
+    def elbo(self, x: "Tensor", y: "Tensor | None" = None) -> "Tensor":
+        """Returns (batch,): a one-sample estimate of the evidence lower bound of log p(x, y_observed)."""
+        ...
+
+    def iwae(self, x: "Tensor", y: "Tensor | None" = None, samples: int = 100) -> "Tensor":
+        """Returns (batch,): the importance-weighted bound of log p(x, y_observed)."""
+        ...
+
+
+@runtime_checkable
+class Imputes(Protocol):
+    """Says what unknown labels may be."""
+
+    def impute(self, x: "Tensor", y: "Tensor | None" = None) -> "list[Tensor]":
+        """Returns for each label probabilities (batch, values), given ``x`` and the other known labels."""
+        ...
+
+
+@runtime_checkable
+class Assigns(Protocol):
+    """Clusters."""
+
+    def assign(self, x: "Tensor") -> "Tensor":
+        """Returns cluster indices, long (batch,)."""
+        ...

@@ -1,0 +1,148 @@
+"""A trained model is a folder: ``model.safetensors`` and ``config.yaml``. Loading it runs no pickle.
+
+The config names the model through the plugin host, so that a folder from elsewhere can only build what is installed.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tn_core.components import Spec, build
+from tn_core.errors import UserError
+from tn_core.plugins import FIRST_PARTY, PluginHost
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["CONFIG", "WEIGHTS", "build_model", "describe", "load_model", "read_config", "save_model", "write_text"]
+
+CONFIG = "config.yaml"
+WEIGHTS = "model.safetensors"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe(model: Spec, data: Spec, shape: Sequence[int], labels: Mapping[str, Sequence[str]], **more: Any) -> Spec:
+    """The config of a model: what it takes to build it again, and what it was trained on.
+
+    Arguments:
+        model: the model as a component.
+        data: the data set as a component.
+        shape: of one item.
+        labels: label names, each with the names of its values.
+        more: further entries, such as the seed.
+    """
+    versions = {}
+    for package in (*FIRST_PARTY, "torch"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "model": model,
+        "data": data,
+        "shape": list(shape),
+        "labels": {name: list(values) for name, values in labels.items()},
+        **more,
+        "versions": versions,
+    }
+
+
+def build_model(config: Mapping[str, Any], host: PluginHost) -> Any:
+    """Builds the model that a config describes, untrained.
+
+    Raises:
+        UserError: if the config does not describe one.
+    """
+    try:
+        sizes = [len(values) for values in config["labels"].values()]
+        shape, features = tuple(int(x) for x in config["shape"]), int(config["features"])
+        model = config["model"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the config describes no model: {type(error).__name__}: {error}") from None
+    return build(model, "models", host, shape=shape, features=features, labels=sizes)
+
+
+def save_model(model: "nn.Module", config: Mapping[str, Any], folder: Path) -> None:
+    """Writes a model's folder; the config goes last, so that a folder with a config is whole.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+        os.replace(temporary, folder / WEIGHTS)
+        write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_config(folder: Path) -> Spec:
+    """Reads the config of a model's folder.
+
+    Raises:
+        UserError: if there is none or it is not a config.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; it should be one that `tn fit --out` wrote")
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {CONFIG}: no model was trained there, or `tn fit` has not finished")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not a config: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict) or "model" not in config:
+        raise UserError(f"{path} is not a config: it names no model")
+    return config
+
+
+def load_model(folder: Path, host: PluginHost) -> tuple[Any, Spec]:
+    """Loads a trained model, in evaluation mode on the CPU.
+
+    Returns:
+        The model and its config.
+
+    Raises:
+        UserError: if the folder is not that of a model, or a file in it is corrupt or does not fit the config.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(folder)
+    model = build_model(config, host)
+    path = folder / WEIGHTS
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read, it is missing, cut short or not a safetensors file: {error}") from None
+    wanted = model.state_dict()
+    missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    if missing or extra:
+        raise UserError(f"{path} does not fit {folder / CONFIG}: missing {missing[:3]}, unexpected {extra[:3]}")
+    for name, value in wanted.items():
+        if weights[name].shape != value.shape:
+            raise UserError(
+                f"{path} does not fit {folder / CONFIG}: {name} has shape {tuple(weights[name].shape)}, "
+                f"expected {tuple(value.shape)}"
+            )
+    model.load_state_dict(weights)
+    return model.eval(), config

@@ -1,0 +1,144 @@
+"""The learnable chain: a module that owns the cores."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tn_core.chain import Boundary, Evidence, Grouped, log_partition, marginals, mode
+from tn_core.sampling import sample
+
+__all__ = ["TensorChain"]
+
+
+class TensorChain(nn.Module):
+    r"""A learnable non-negative chain over discrete variables.
+
+    The parameters are the logarithms of the cores, so that an optimiser's step changes every entry by a factor: the
+    many entries near zero stay there unless the data call for them. (The papers take absolute values or squares, where
+    a step of Adam moves all entries by the same amount; from rank 50 on that drowns the structure in noise.) Variables
+    with equally many values share one parameter, (variables, N, m, m).
+
+    Two ways to start. "mixture" starts at a mixture of m products of independent variables, carried round by the bond:
+    G_k[s] = diag(p_k(s | bond)), plus noise on every entry. Dependence is there from the first step and the bonds learn
+    to differ. "random" draws every entry uniformly; the dependence between neighbours then shrinks as the rank grows,
+    and has to be learned from almost nothing.
+
+    Arguments:
+        sizes: the number of values of each variable.
+        rank: the width m of every bond.
+        boundary: "ring" or "train".
+        start: "mixture" or "random".
+        noise: for "mixture", the size of the noise on every entry relative to the entries on the diagonal.
+        learnable: False keeps the cores as buffers.
+
+    Raises:
+        ValueError: if a size or the rank is below 1, or the boundary or start is unknown.
+
+    Example:
+        >>> chain = TensorChain([3, 3, 2], rank=4)
+        >>> chain.log_partition().shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rank: int,
+        boundary: Boundary = "ring",
+        *,
+        start: Literal["mixture", "random"] = "mixture",
+        noise: float = 0.02,
+        learnable: bool = True,
+    ) -> None:
+        super().__init__()
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"every variable needs at least one value, got sizes {list(sizes)}")
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        if boundary not in ("ring", "train"):
+            raise ValueError(f"boundary must be 'ring' or 'train', got {boundary!r}")
+        if start not in ("mixture", "random"):
+            raise ValueError(f"start must be 'mixture' or 'random', got {start!r}")
+        if not 0 <= noise:
+            raise ValueError(f"noise must not be negative, got {noise}")
+        self.sizes = tuple(sizes)
+        self.rank = rank
+        self.boundary: Boundary = boundary
+        self.noise = noise
+        self._positions = {
+            size: tuple(k for k, s in enumerate(sizes) if s == size) for size in dict.fromkeys(sizes)
+        }
+        for size, positions in self._positions.items():
+            values = torch.rand(len(positions), size, rank, rank).clamp_min(1e-6).log()
+            if learnable:
+                self.register_parameter(f"cores_{size}", nn.Parameter(values))
+            else:
+                self.register_buffer(f"cores_{size}", values)
+        if start == "mixture":
+            # each bond value prefers some values of each variable: a Dirichlet(1) table, so that bonds differ
+            tables = [-torch.rand(rank, size).clamp_min(1e-6).log() for size in sizes]
+            self.set_mixture(torch.ones(rank), tables)
+
+    @property
+    def cores(self) -> Grouped:
+        """The non-negative cores, as the functions of this package take them."""
+        return Grouped(
+            tuple((ks, self.raw(size).exp()) for size, ks in self._positions.items()),
+            (self.rank,) * (len(self.sizes) + 1),
+        )
+
+    def raw(self, size: int) -> Tensor:
+        """The raw cores of the variables with ``size`` values, (variables, size, m, m)."""
+        value = getattr(self, f"cores_{size}")
+        assert isinstance(value, Tensor)
+        return value
+
+    @torch.no_grad()
+    def set_mixture(self, weights: Tensor, tables: Sequence[Tensor], noise: float | None = None) -> None:
+        """Writes a mixture of products of independent variables into the cores.
+
+        Arguments:
+            weights: (m,), the weight of each component; non-negative.
+            tables: for each variable (m, N_k), non-negative: the probabilities of its values in each component.
+            noise: as in the constructor, None for the same. The noise lets a state change from one bond to the next.
+
+        Raises:
+            ValueError: if a shape is not as above.
+        """
+        noise = self.noise if noise is None else noise
+        if weights.shape != (self.rank,) or [tuple(t.shape) for t in tables] != [(self.rank, s) for s in self.sizes]:
+            raise ValueError(
+                f"expected weights ({self.rank},) and a table ({self.rank}, N_k) for each of the sizes {self.sizes}"
+            )
+        tables = [t / t.sum(1, keepdim=True) for t in tables]
+        tables[0] = tables[0] * (weights / weights.sum()).unsqueeze(1)
+        for size, positions in self._positions.items():
+            raw = self.raw(size)
+            diagonal = torch.stack([tables[k] for k in positions]).to(raw).transpose(1, 2)  # shape: (group, N, m)
+            # noise in the scale of a typical entry, spread over the row of the bond
+            scale = noise * diagonal.mean((1, 2))[:, None, None, None] / self.rank
+            raw.copy_((torch.diag_embed(diagonal) + scale * 2 * torch.rand_like(raw)).clamp_min(1e-12).log())
+
+    def log_partition(self, log_evidence: Evidence = None) -> Tensor:
+        """See :func:`tn_core.log_partition`."""
+        return log_partition(self.cores, log_evidence, boundary=self.boundary)
+
+    def marginals(self, log_evidence: Evidence = None, *, own_evidence: bool = True) -> Tensor:
+        """See :func:`tn_core.marginals`."""
+        return marginals(self.cores, log_evidence, boundary=self.boundary, own_evidence=own_evidence)
+
+    def sample(self, log_evidence: Evidence = None, sample_shape: Sequence[int] = ()) -> Tensor:
+        """See :func:`tn_core.sample`."""
+        return sample(self.cores, log_evidence, sample_shape, boundary=self.boundary)
+
+    def mode(
+        self, log_evidence: Evidence = None, *, beam: int = 256, variables: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`tn_core.mode`."""
+        return mode(self.cores, log_evidence, boundary=self.boundary, beam=beam, variables=variables)
+
+    def extra_repr(self) -> str:
+        """Sizes, rank and boundary."""
+        return f"variables={len(self.sizes)}, rank={self.rank}, boundary={self.boundary!r}"

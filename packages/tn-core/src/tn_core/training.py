@@ -1,0 +1,165 @@
+"""The training glue: batches, per-epoch seeds, checkpoints and history, for Lightning.
+
+Every epoch draws from a seed of its own, made from the run's seed and the epoch's number. A run that goes on from an
+end-of-epoch checkpoint therefore sees the same batches in the same order and the same noise as one that was never
+stopped; on the CPU it ends with the same weights, bit for bit.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tn_core.storage import write_text
+
+__all__ = ["EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches", "to_float"]
+
+
+def to_float(x: Tensor) -> Tensor:
+    """Data as floats: uint8 stands for [0, 1] in steps of 1/255."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+class Items(Dataset[tuple[Tensor, Tensor]]):
+    """Data and labels, indexed by many items at once: ``items[[3, 1, 4]]`` is a batch.
+
+    Arguments:
+        x: data (items, *shape), uint8 or float.
+        y: labels, long (items, labels).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+        where = torch.as_tensor(index)
+        return to_float(self.x[where]), self.y[where]
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Shuffled batches of indices; the order of an epoch depends on the seed and the epoch's number only.
+
+    Under several processes every process takes every ``world``-th batch, equally many each.
+
+    Arguments:
+        items: the number of items.
+        batch_size: of every batch but the last, which has what is left.
+        seed: of the shuffling.
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int) -> None:
+        self.items, self.batch_size, self.seed, self.epoch = items, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning says which epoch comes."""
+        self.epoch = epoch
+
+    def _share(self) -> tuple[int, int]:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    def __len__(self) -> int:
+        return -(-self.items // self.batch_size) // self._share()[1]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rank, world = self._share()
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        order = torch.randperm(self.items, generator=generator).split(self.batch_size)
+        return iter([batch.tolist() for batch in order[rank :: world][: len(self)]])
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A seed for an epoch; distinct for distinct pairs in any practical range."""
+    return seed * 1_000_003 + epoch
+
+
+def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> "DataLoader[tuple[Tensor, Tensor]]":
+    """A loader of shuffled batches; fetching a batch is one indexing operation, not one an item."""
+    return DataLoader(Items(x, y), sampler=EpochBatches(len(x), batch_size, seed), batch_size=None)
+
+
+class SeedEpochs(Callback):
+    """Seeds every random generator at the start of an epoch (and of the end of training)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def _seed(self, trainer: Trainer, epoch: int) -> None:
+        seed = _mix(self.seed, epoch) * 1_009 + trainer.global_rank
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seeds the epoch."""
+        self._seed(trainer, trainer.current_epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seeds whatever the model does last."""
+        self._seed(trainer, trainer.current_epoch)
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes Lightning's checkpoint at the end of every epoch, whole or not at all, always to the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves to a temporary file first: a process that is killed leaves the previous checkpoint as it was."""
+        temporary = self.path.with_name(f".{self.path.name}.writing")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
+
+
+class History(Callback):
+    """Keeps what the model logs, a line an epoch, as JSON lines; prints it where there is no terminal.
+
+    Arguments:
+        path: the file. Lines of epochs that are trained again are dropped.
+        quiet: do not print.
+    """
+
+    def __init__(self, path: Path, quiet: bool) -> None:
+        self.path, self.quiet = path, quiet
+        self._started = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drops the lines after the checkpoint that training goes on from."""
+        if trainer.is_global_zero and self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Appends a line."""
+        logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if not trainer.is_global_zero:
+            return
+        seconds = round(time.monotonic() - self._started, 1)
+        line: dict[str, Any] = {"epoch": trainer.current_epoch, **logged, "seconds": seconds}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if not self.quiet:
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in logged.items())
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {numbers}  {seconds} s", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Data sets with missing labels, metrics and pictures for generative models."""

@@ -1,0 +1,1 @@
+"""Tensor-network priors over latents and labels, as lazy torch distributions."""

@@ -1,0 +1,92 @@
+r"""Pathwise gradients of samples from a chain, by implicit differentiation.
+
+Given z_{<k}, z_k is a one-dimensional mixture with distribution function F_k and density f_k. A sample solves
+F_k(z_k; z_{<k}, parameters) = u_k for a uniform u_k that no parameter moves, so dz_k = -dF_k / f_k. The surrogate
+
+    z_k = z_k0 - (F_k(z_k0; z_{<k}) - stop(F_k)) / stop(f_k(z_k0))
+
+has the value of the drawn sample z_k0 and that derivative, with z_{<k} carrying theirs, so that one pass along the
+chain gives gradients to means, deviations, cores and evidence.
+
+References:
+    Figurnov et al., Implicit Reparameterization Gradients, 2018, https://arxiv.org/abs/1805.08498
+"""
+
+import math
+
+import torch
+from tn_core.chain import Boundary, Grouped, by_position, leaves, product_tree, weigh
+from torch import Tensor
+
+__all__ = ["pathwise"]
+
+
+def pathwise(
+    value: Tensor,
+    cores: Grouped,
+    boundary: Boundary,
+    positions: tuple[int, ...],
+    means: Tensor,
+    deviations: Tensor,
+    evidence: dict[int, Tensor],
+) -> Tensor:
+    r"""Returns the samples ``value`` with gradients.
+
+    Arguments:
+        value: samples (\*sample, \*batch, d), drawn from the distribution.
+        cores: the chain.
+        boundary: "ring" or "train".
+        positions: for each of the d dimensions its position on the chain.
+        means: (d, N).
+        deviations: (d, N).
+        evidence: log weights (\*batch, N_k) by position.
+
+    Returns:
+        The same numbers (\*sample, \*batch, d).
+    """
+    d = len(positions)
+    weights = weigh(cores, evidence or None)
+    rows = weights.rows
+    # shape: (samples, rows, d); the batch of the evidence is the last of the batch axes
+    drawn = value.detach().reshape(-1, rows, d)
+    matrices = product_tree(leaves(cores, weights), rows)[0][0]
+    width = cores.width
+    # a ring carries the whole product and closes it by a trace, a train carries a vector and closes it by a sum
+    opening = torch.eye(width) if boundary == "ring" else torch.ones(1, width)
+    opening = opening.to(cores.like)
+    suffixes = [opening.T.expand(1, -1, -1)]
+    for k in reversed(range(len(matrices.where))):
+        matrix = matrices.pick([k], rows)[0]
+        suffix = (matrix if matrix.ndim == 3 else matrix.unsqueeze(0)) @ suffixes[-1]
+        suffixes.append(_scaled(suffix))
+    suffixes.reverse()
+
+    dims = {position: j for j, position in enumerate(positions)}
+    prefix = opening.expand(1, 1, -1, -1)
+    found: dict[int, Tensor] = {}
+    for k, (g, _) in enumerate(by_position(cores, weights)):
+        if k not in dims:
+            matrix = matrices.pick([k], rows)[0]
+            prefix = _scaled(prefix @ matrix)
+            continue
+        j = dims[k]
+        # p(s_k | z_{<k}) is proportional to the trace of prefix G[s] suffix
+        turned = suffixes[k + 1] @ prefix  # shape: (samples, rows, m, m)
+        p = turned.mT.flatten(-2) @ g.flatten(1).T
+        p = p / p.sum(-1, keepdim=True)
+        start = drawn[..., j]
+        x = (start.unsqueeze(-1) - means[j]) / deviations[j]
+        cdf = (p * torch.special.ndtr(x)).sum(-1)
+        density = (p * torch.exp(-0.5 * x**2) / (deviations[j] * math.sqrt(2 * math.pi))).sum(-1).detach()
+        z = start - (cdf - cdf.detach()) / density.clamp_min(torch.finfo(density.dtype).tiny)
+        found[j] = z
+        log_e = -0.5 * ((z.unsqueeze(-1) - means[j]) / deviations[j]) ** 2 - deviations[j].log()
+        e = torch.exp(log_e - log_e.detach().amax(-1, keepdim=True))
+        emission = (e @ g.flatten(1)).unflatten(-1, g.shape[1:])
+        prefix = _scaled(prefix @ emission)
+    return torch.stack([found[j] for j in range(d)], -1).reshape(value.shape)
+
+
+def _scaled(matrix: Tensor) -> Tensor:
+    """Divided by its largest entry, a constant to autograd."""
+    return matrix / matrix.detach().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)

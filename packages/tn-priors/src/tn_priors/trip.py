@@ -1,0 +1,291 @@
+"""Tensor-ring and tensor-train induced priors over latents, alone or jointly with labels.
+
+References:
+    TRIP: Kuznetsov et al., A Prior of a Googol Gaussians, 2019, sections 2 to 4.
+    TTLP: Kuznetsov et al., Subset-Conditioned Generation, 2018, section 3.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from tn_core.chain import Boundary
+from tn_core.tensor_chain import TensorChain
+from torch import Tensor, nn
+from zuko.lazy import LazyDistribution
+
+from tn_priors.chain_mixture import ChainMixture, normal_log_density
+from tn_priors.fitting import fit_by_gradient, mixture_of_products, mixtures_1d
+from tn_priors.labels import Categorical, Known, Label, as_label, categorical_evidence
+
+__all__ = ["TRIP", "TTLP"]
+
+
+class TRIP(LazyDistribution):
+    r"""Tensor Ring Induced Prior: a mixture of ``components ** features`` Gaussians on a lattice.
+
+    The weight of a lattice node is a tensor ring over the components of every latent and the values of every label, so
+    that the density of any subset of latents and labels, given any other, is exact.
+
+    Labels sit on the chain at even distances among the latents, whose order is a random permutation (section 4 of the
+    paper), fixed by ``order_seed`` and saved with the module.
+
+    Arguments:
+        features: the number of latents.
+        components: the number of Gaussians a latent.
+        rank: the width of the bonds, the "core size" of the papers.
+        labels: the labels: ``Categorical``, ``Continuous``, or an integer for so many values.
+        boundary: "ring" or "train".
+        learnable: False fixes all parameters.
+        start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
+        mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs, 1 for GANs).
+        deviation: the standard deviation all Gaussians start at; None: the spacing of the means.
+        order_seed: the seed of the order of the variables.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> prior = TRIP(features=8, components=5, rank=4, labels=[10])
+        >>> prior().log_prob(torch.zeros(3, 8)).shape
+        torch.Size([3])
+        >>> prior(torch.tensor([[3], [-1]])).sample((2,)).shape
+        torch.Size([2, 2, 8])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        components: int = 10,
+        rank: int = 20,
+        labels: Sequence[int | Label] = (),
+        boundary: Boundary = "ring",
+        *,
+        learnable: bool = True,
+        start: Literal["mixture", "random"] = "mixture",
+        mean_range: float = 3.0,
+        deviation: float | None = None,
+        order_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"features must be at least 1, got {features}")
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        if not mean_range > 0:
+            raise ValueError(f"mean_range must be positive, got {mean_range}")
+        if deviation is not None and not deviation > 0:
+            raise ValueError(f"deviation must be positive, got {deviation}")
+        self.features, self.components = features, components
+        self.labels = tuple(as_label(label) for label in labels)
+        order = _spread(features, len(self.labels), order_seed)
+        self.register_buffer("order", order)  # order[position]: which variable, latents first, then labels
+        self._position = torch.argsort(order).tolist()
+        sizes = [components] * features
+        sizes += [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
+        self.chain = TensorChain([sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable)
+
+        def own(value: Tensor) -> nn.Parameter:
+            return nn.Parameter(value, requires_grad=learnable)
+
+        means = torch.linspace(-mean_range, mean_range, components) if components > 1 else torch.zeros(1)
+        self.means = own(means.repeat(features, 1))
+        spacing = 2 * mean_range / components if deviation is None else deviation
+        self.log_deviations = own(torch.full((features, components), spacing).log())
+        self.label_means = nn.ParameterList()
+        self.label_log_deviations = nn.ParameterList()
+        for label in self.labels:
+            if isinstance(label, Categorical):
+                continue
+            width = (label.high - label.low) / label.components
+            self.label_means.append(own(torch.linspace(label.low, label.high, label.components)))
+            self.label_log_deviations.append(own(torch.full((label.components,), width).log()))
+        if start == "mixture":
+            self._start_near_mixture(mean_range)
+
+    def _start_near_mixture(self, mean_range: float) -> None:
+        """Every bond value gets a soft blob of the latents' space and a favourite value of every label."""
+        rank = self.chain.rank
+        tables = []
+        for means in self.means.detach():
+            centre = torch.randn(rank, 1) * (0.27 * mean_range)
+            tables.append(torch.exp(-0.5 * ((means - centre) / (0.2 * mean_range)) ** 2) + 1e-3)
+        for label in self.labels:
+            size = label.size if isinstance(label, Categorical) else label.components
+            tables.append(nn.functional.one_hot(torch.arange(rank) % size, size) + 0.1 / size)
+        self.set_mixture(torch.ones(rank), tables)
+
+    def set_mixture(self, weights: Tensor, tables: Sequence[Tensor]) -> None:
+        """Writes a mixture of ``rank`` products of independent variables into the cores.
+
+        Arguments:
+            weights: (rank,), the weight of each product.
+            tables: for each latent, then each label, (rank, N_k): the probabilities of its values in each product.
+        """
+        self.chain.set_mixture(weights, [tables[v] for v in self.order.tolist()])
+
+    @property
+    def boundary(self) -> Boundary:
+        """Ring or train."""
+        return self.chain.boundary
+
+    @property
+    def deviations(self) -> Tensor:
+        """Standard deviations (features, components)."""
+        return self.log_deviations.exp()
+
+    def forward(self, y: Known = None) -> ChainMixture:
+        r"""Returns p(z | what is known of the labels).
+
+        Arguments:
+            y: None: nothing; a tensor (\*batch, labels) of values, -1 or NaN where unknown; or a sequence with an entry
+                a label: None, values (\*batch,), a bool mask (\*batch, N_j) of allowed values, log weights (\*batch, N_j).
+
+        Raises:
+            ValueError: if a shape does not fit or a value is out of range.
+        """
+        positions = self._position[: self.features]
+        return ChainMixture(
+            self.chain.cores, self.boundary, positions, self.means, self.deviations, self._label_evidence(y)
+        )
+
+    def _label_evidence(self, y: Known) -> dict[int, Tensor]:
+        """The evidence of labels that anything is known of, by position on the chain."""
+        count = len(self.labels)
+        if y is None:
+            return {}
+        if isinstance(y, Tensor):
+            if y.ndim < 1 or y.shape[-1] != count:
+                raise ValueError(f"y must have shape (*batch, {count}), got {tuple(y.shape)}")
+            batch_ndim = y.ndim - 1
+            entries: Sequence[Tensor | None] = y.unbind(-1)
+        else:
+            entries = y
+            if len(entries) != count:
+                raise ValueError(f"y must have one entry for each of {count} labels, got {len(entries)}")
+            batch_ndim = min((e.ndim - (e.dtype == torch.bool) for e in entries if e is not None), default=0)
+        evidence = {}
+        at = 0
+        for j, (label, known) in enumerate(zip(self.labels, entries, strict=True)):
+            if not isinstance(label, Categorical):
+                at += 1
+            if known is None:
+                continue
+            if isinstance(label, Categorical):
+                found = categorical_evidence(known, label.size, batch_ndim, f"label {j}")
+            else:
+                value = known.to(self.means).unsqueeze(-1)
+                found = normal_log_density(value, self.label_means[at - 1], self.label_log_deviations[at - 1].exp())
+                found = torch.where(torch.isnan(value), 0, found)
+            evidence[self._position[self.features + j]] = found.to(self.means)
+        return evidence
+
+    def log_prob_labels(self, y: Known) -> Tensor:
+        r"""Returns log p(known labels), (\*batch,), in nats (a density where labels are continuous)."""
+        return self(y).log_normalizer() - self().log_normalizer()
+
+    def log_prob_joint(self, z: Tensor, y: Known = None) -> Tensor:
+        r"""Returns log p(z, known labels), (\*batch,), in nats: ``log_prob(z | y) + log_prob_labels(y)`` in one pass."""
+        return self(y).log_joint(z) - self().log_normalizer()
+
+    def label_posteriors(self, z: Tensor, y: Known = None) -> list[Tensor]:
+        r"""Returns for each label the probabilities of its values given the latents and the *other* known labels.
+
+        Exact. For a continuous label the probabilities are those of its components.
+
+        Arguments:
+            z: latents (\*batch, features).
+            y: what is known of the labels, as in the call.
+
+        Returns:
+            For each label (\*batch, N_j).
+        """
+        if not self.labels:
+            raise ValueError("this prior has no labels")
+        found = self.chain.marginals(self(y)._with_values(z), own_evidence=False)
+        sizes = [self.chain.sizes[p] for p in self._position[self.features :]]
+        return [found[..., p, :size] for p, size in zip(self._position[self.features :], sizes, strict=True)]
+
+    @torch.no_grad()
+    def reinitialize(self, z: Tensor, y: Known = None) -> None:
+        """Starts again from latents, as the papers do: one-dimensional mixtures, then random cores near a mixture.
+
+        Arguments:
+            z: latents (samples, features).
+            y: ignored by the papers' scheme; see :meth:`fit`.
+        """
+        means, deviations, _ = mixtures_1d(z, self.components)
+        self.means.copy_(means)
+        self.log_deviations.copy_(deviations.log())
+        for parameter in self.chain.parameters():
+            parameter.copy_(torch.rand_like(parameter))
+
+    def fit(self, z: Tensor, y: Tensor | None = None, *, steps: int = 300, learning_rate: float = 1e-2) -> None:
+        """Fits the prior to latents of any model: ex-post density estimation.
+
+        One-dimensional mixtures initialise means and deviations; a mixture of ``rank`` products is fitted by expectation
+        maximisation and written into the cores; gradient steps on the exact log likelihood do the rest.
+
+        Arguments:
+            z: latents (samples, features).
+            y: labels (samples, labels), -1 or NaN where unknown.
+            steps: the number of gradient steps.
+            learning_rate: their size.
+
+        Raises:
+            ValueError: if z is empty, not finite or of another shape.
+        """
+        mixture_of_products(self, z, y)
+        fit_by_gradient(self, z, y, steps=steps, learning_rate=learning_rate)
+
+
+def _spread(features: int, labels: int, seed: int) -> Tensor:
+    """The order of the variables: latents permuted, labels at even distances among them."""
+    # NumPy promises never to change this stream; torch does not
+    latents = np.random.RandomState(seed).permutation(features).tolist()
+    n = features + labels
+    label_positions = {int((j + 0.5) * n / labels): features + j for j in range(labels)} if labels else {}
+    return torch.tensor([label_positions[p] if p in label_positions else latents.pop(0) for p in range(n)])
+
+
+class TTLP(TRIP):
+    """Tensor-Train Induced Prior: :class:`TRIP` with an open chain, whose cost grows with rank squared, not cubed.
+
+    Arguments:
+        features: the number of latents.
+        components: the number of Gaussians a latent.
+        rank: the width of the bonds, the "core size" of the papers.
+        labels: the labels: ``Categorical``, ``Continuous``, or an integer for so many values.
+        learnable: False fixes all parameters.
+        start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
+        mean_range: the means start evenly spaced from minus this to this.
+        deviation: the standard deviation all Gaussians start at; None: the spacing of the means.
+        order_seed: the seed of the order of the variables.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        components: int = 10,
+        rank: int = 20,
+        labels: Sequence[int | Label] = (),
+        *,
+        learnable: bool = True,
+        start: Literal["mixture", "random"] = "mixture",
+        mean_range: float = 3.0,
+        deviation: float | None = None,
+        order_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            features,
+            components,
+            rank,
+            labels,
+            "train",
+            learnable=learnable,
+            start=start,
+            mean_range=mean_range,
+            deviation=deviation,
+            order_seed=order_seed,
+        )
