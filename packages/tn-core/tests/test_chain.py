@@ -18,8 +18,7 @@ LENGTHS = range(1, 8)
 def mapping_for(sizes: Sequence[int], positions: Sequence[int], batches: Sequence[Sequence[int]]) -> dict[int, Tensor]:
     """Evidence at some positions, each with its own batch shape."""
     return {
-        k: evidence_for(sizes, batch)[..., k, : sizes[k]].clone()
-        for k, batch in zip(positions, batches, strict=True)
+        k: evidence_for(sizes, batch)[..., k, : sizes[k]].clone() for k, batch in zip(positions, batches, strict=True)
     }
 
 
@@ -96,9 +95,7 @@ def test_a_mapping_of_all_positions_is_the_dense_tensor(kind: str, n: int) -> No
     torch.testing.assert_close(
         marginals(cores, every, boundary=boundary), marginals(cores, evidence, boundary=boundary), **EXACT
     )
-    for one, other in zip(
-        mode(cores, every, boundary=boundary), mode(cores, evidence, boundary=boundary), strict=True
-    ):
+    for one, other in zip(mode(cores, every, boundary=boundary), mode(cores, evidence, boundary=boundary), strict=True):
         torch.testing.assert_close(one, other, **EXACT)
 
 
@@ -136,9 +133,7 @@ def test_a_tensor_and_its_slices_are_the_same_chain(kind: str) -> None:
 def test_wider_bonds_of_zeros_change_nothing(kind: str) -> None:
     cores, boundary = chain_of(kind, 4)
     wide = [torch.nn.functional.pad(g, (0, 5 - g.shape[2], 0, 5 - g.shape[1])) for g in cores]
-    torch.testing.assert_close(
-        log_partition(wide, boundary=boundary), log_partition(cores, boundary=boundary), **EXACT
-    )
+    torch.testing.assert_close(log_partition(wide, boundary=boundary), log_partition(cores, boundary=boundary), **EXACT)
 
 
 def impossible(kind: str) -> tuple[list[Tensor], str, Tensor]:
@@ -161,9 +156,7 @@ def test_impossible_evidence(kind: str) -> None:
     assert all((g == 0).all() for g in gradients)  # NaN is not 0
     # the impossible row spoils nothing for the others
     together = torch.autograd.grad(log_z.sum(), [evidence, *cores])
-    alone = torch.autograd.grad(
-        log_partition(cores, evidence[[0, 2]], boundary=boundary).sum(), [evidence, *cores]
-    )
+    alone = torch.autograd.grad(log_partition(cores, evidence[[0, 2]], boundary=boundary).sum(), [evidence, *cores])
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, **EXACT)
     assert (marginals(cores, evidence, boundary=boundary)[1] == 0).all()
@@ -333,7 +326,7 @@ def test_a_wider_beam_can_find_more(boundary: str) -> None:
     """Beam 1 takes the likelier first value, 0.6 to 0.4; the best state has the other, 0.4 to 0.3."""
     joint = torch.tensor([[0.3, 0.3], [0.4, 0.0]], dtype=torch.float64)
     eye = torch.eye(2, dtype=torch.float64)
-    # the bond carries the first value; on a ring it has to come back, so the second core returns it to bond 0
+    # the bond in the middle carries the first value, the outer bond has one value and so closes the ring too
     first = torch.einsum("s,sb->sb", torch.ones(2, dtype=torch.float64), eye).unsqueeze(1)
     cores = [first, joint.T.unsqueeze(2)]
     narrow, narrow_weight = mode(cores, boundary=boundary, beam=1)
@@ -397,9 +390,7 @@ def test_two_thousand_variables_in_float32(boundary: str, scale: float) -> None:
     torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(posteriors.double(), expected[0], rtol=1e-3, atol=1e-4)
     # the gradient of a core times the core is an expected count, of order one whatever the scale
-    torch.testing.assert_close(
-        (found[1] * cores).double(), expected[1] * exact_cores, rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close((found[1] * cores).double(), expected[1] * exact_cores, rtol=1e-3, atol=1e-4)
     states, log_weight = mode(cores.detach(), evidence.detach(), boundary=boundary, beam=2)
     chosen = dict(enumerate(torch.nn.functional.one_hot(states, values).double().log().unbind(1)))
     of_states = log_partition(

@@ -217,7 +217,7 @@ def test_missing_files(kind, name, tmp_path, monkeypatch):
         kind(root="empty").split(name)
     message = str(caught.value)
     assert f"in {tmp_path / 'empty'}" in message
-    assert "--data.root" in message
+    assert "--data-root" in message
     assert ("--data.download true" in message) == issubclass(kind, DownloadableImages)
     assert "\n" not in message
     assert not (tmp_path / "empty").exists()

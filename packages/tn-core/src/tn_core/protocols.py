@@ -22,6 +22,7 @@ __all__ = [
     "Samples",
     "Split",
     "SplitName",
+    "to_float",
 ]
 
 SplitName = Literal["train", "test"]
@@ -48,6 +49,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def to_float(x: "Tensor") -> "Tensor":
+    """Data as floats: uint8 stands for [0, 1] in steps of 1/255."""
+    return x.float() if x.is_floating_point() else x.float() / 255
 
 
 @runtime_checkable

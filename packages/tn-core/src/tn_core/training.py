@@ -21,14 +21,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tn_core.protocols import to_float
 from tn_core.storage import write_text
 
-__all__ = ["EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches", "to_float"]
-
-
-def to_float(x: Tensor) -> Tensor:
-    """Data as floats: uint8 stands for [0, 1] in steps of 1/255."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+__all__ = ["EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches"]
 
 
 class Items(Dataset[tuple[Tensor, Tensor]]):

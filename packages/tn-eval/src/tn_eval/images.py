@@ -110,7 +110,7 @@ class ImageFiles(Images):
         train_size: keep only this many training items, a fixed random choice; all of them if not given.
     """
 
-    remedy = "Name the folder that holds the data with --data.root."
+    remedy = "Name the folder that holds the data with --data-root."
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class DownloadableImages(ImageFiles):
         train_size: keep only this many training items, a fixed random choice; all of them if not given.
     """
 
-    remedy = "Fetch it with --data.download true, or name the folder that holds the data with --data.root."
+    remedy = "Fetch it with --data.download true, or name the folder that holds the data with --data-root."
 
     def __init__(
         self,

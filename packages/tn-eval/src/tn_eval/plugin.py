@@ -2,7 +2,7 @@
 
 from tn_core.hookspecs import hookimpl
 
-__all__ = ["datasets"]
+__all__ = ["commands", "datasets", "metrics"]
 
 
 @hookimpl
@@ -20,3 +20,20 @@ def datasets() -> dict[str, str]:
         "sprites": "tn_eval.files:Sprites",
         "svhn": "tn_eval.datasets:SVHN",
     }
+
+
+@hookimpl
+def metrics() -> dict[str, str]:
+    """What ``tn evaluate`` measures."""
+    return {
+        "condition_accuracy": "tn_eval.metrics:condition_accuracy",
+        "elbo": "tn_eval.metrics:bound_elbo",
+        "imputation": "tn_eval.metrics:imputation",
+        "iwae": "tn_eval.metrics:bound_iwae",
+    }
+
+
+@hookimpl
+def commands() -> dict[str, str]:
+    """What one does with a trained model."""
+    return {name: f"tn_eval.commands:{name}" for name in ("evaluate", "impute", "sample")}

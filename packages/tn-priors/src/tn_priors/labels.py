@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Categorical", "Continuous", "Known", "Label", "as_label", "categorical_evidence"]
+__all__ = ["Categorical", "Continuous", "Known", "Label", "as_integers", "as_label", "categorical_evidence"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Continuous:
 Label = Categorical | Continuous
 Known = Tensor | Sequence[Tensor | None] | None
 """What is known of the labels: a tensor (*batch, labels) of values, -1 or NaN where unknown; or a sequence with an
-entry a label: None (unknown), values (*batch,), a bool mask (*batch, N_j) of the values allowed, or log weights
-(*batch, N_j) as soft evidence."""
+entry a label. For a categorical label: None (unknown), integers (*batch,), a bool mask (*batch, N_j) of the values
+allowed, or floats (*batch, N_j), log weights as soft evidence. For a continuous one: None or floats (*batch,)."""
 
 
 def as_label(label: "Label | int") -> Label:
@@ -65,36 +65,42 @@ def as_label(label: "Label | int") -> Label:
     return Categorical(label) if isinstance(label, int) else label
 
 
-def categorical_evidence(known: Tensor, size: int, batch_ndim: int, name: str) -> Tensor:
+def categorical_evidence(known: Tensor, size: int, name: str) -> Tensor:
     r"""The log weights of a categorical label's values.
 
     Arguments:
-        known: values (\*batch,), -1 (or NaN) unknown; or a bool mask (\*batch, size); or log weights (\*batch, size).
+        known: integers (\*batch,), -1 unknown; or a bool mask (\*batch, size); or floats, log weights (\*batch, size).
         size: the number of values.
-        batch_ndim: the number of batch axes, which tells values from masks and weights.
         name: what to call the label in errors.
 
     Returns:
         (\*batch, size).
 
     Raises:
-        ValueError: if a value is out of range or a shape does not fit.
+        ValueError: if a value is out of range, a shape does not fit, or a set is empty.
     """
-    if known.ndim == batch_ndim + 1:
-        if known.shape[-1] != size:
-            raise ValueError(f"{name} has {size} values; a set or weights of {known.shape[-1]} do not fit")
-        if known.dtype == torch.bool:
-            if not bool(known.any(-1).all()):
-                raise ValueError(f"{name}: an empty set of values rules everything out")
-            return torch.zeros(known.shape, device=known.device).masked_fill(~known, -torch.inf)
-        return known
-    if known.is_floating_point():
-        known = torch.where(torch.isnan(known), -1, known)
-        if not bool((known == known.round()).all()):
-            raise ValueError(f"{name} is categorical: its values are 0 to {size - 1} (or -1, NaN: unknown)")
-    index = known.long()
-    if bool(((index < -1) | (index >= size)).any()):
-        wrong = index[(index < -1) | (index >= size)].flatten()[0].item()
-        raise ValueError(f"{name} has values 0 to {size - 1} (-1: unknown), got {wrong}")
-    allowed = (index.unsqueeze(-1) == torch.arange(size, device=index.device)) | (index == -1).unsqueeze(-1)
-    return torch.zeros(allowed.shape, device=index.device).masked_fill(~allowed, -torch.inf)
+    if known.dtype == torch.bool or known.is_floating_point():
+        if known.ndim < 1 or known.shape[-1] != size:
+            raise ValueError(f"{name} has {size} values; a set or weights of shape {tuple(known.shape)} do not fit")
+        if known.is_floating_point():
+            return known
+        if not bool(known.any(-1).all()):
+            raise ValueError(f"{name}: an empty set of values rules everything out")
+        return torch.zeros(known.shape, device=known.device).masked_fill(~known, -torch.inf)
+    wrong = known[(known < -1) | (known >= size)]
+    if len(wrong):
+        raise ValueError(f"{name} has values 0 to {size - 1} (-1: unknown), got {wrong[0].item()}")
+    allowed = (known.unsqueeze(-1) == torch.arange(size, device=known.device)) | (known == -1).unsqueeze(-1)
+    return torch.zeros(allowed.shape, device=known.device).masked_fill(~allowed, -torch.inf)
+
+
+def as_integers(values: Tensor, name: str) -> Tensor:
+    """Values of a categorical label that stand among continuous ones: NaN is unknown.
+
+    Raises:
+        ValueError: if a value is not whole.
+    """
+    values = torch.where(torch.isnan(values), -1, values)
+    if not bool((values == values.round()).all()):
+        raise ValueError(f"{name} is categorical: its values are whole numbers (-1 or NaN: unknown)")
+    return values.long()

@@ -1,9 +1,19 @@
-"""What tn-priors registers: its priors, and zuko's as they are."""
+"""What tn-priors registers: its own priors, and zuko's flows and mixture unchanged."""
 
-from tn_core.hookspecs import Targets, hookimpl
+from tn_core import hookimpl
+from tn_core.hookspecs import Targets
 
 
 @hookimpl
 def priors() -> Targets:
-    """Priors over latents."""
-    return {"TRIP": "tn_priors.trip:TRIP", "TTLP": "tn_priors.trip:TTLP"}
+    """Priors that are built from ``features`` alone, with more arguments if wanted."""
+    return {
+        "StandardNormal": "tn_priors.simple:StandardNormal",
+        "GaussianMixture": "tn_priors.simple:GaussianMixture",
+        "TRIP": "tn_priors.trip:TRIP",
+        "TTLP": "tn_priors.trip:TTLP",
+        "NSF": "zuko.flows:NSF",
+        "MAF": "zuko.flows:MAF",
+        "NICE": "zuko.flows:NICE",
+        "GMM": "zuko.mixtures:GMM",
+    }

@@ -17,7 +17,7 @@ from zuko.lazy import LazyDistribution
 
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
 from tn_priors.fitting import fit_by_gradient, mixture_of_products, mixtures_1d
-from tn_priors.labels import Categorical, Known, Label, as_label, categorical_evidence
+from tn_priors.labels import Categorical, Known, Label, as_integers, as_label, categorical_evidence
 
 __all__ = ["TRIP", "TTLP"]
 
@@ -82,9 +82,9 @@ class TRIP(LazyDistribution):
         order = _spread(features, len(self.labels), order_seed)
         self.register_buffer("order", order)  # order[position]: which variable, latents first, then labels
         self._position = torch.argsort(order).tolist()
-        sizes = [components] * features
-        sizes += [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
-        self.chain = TensorChain([sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable)
+        label_sizes = [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
+        self.sizes = (*[components] * features, *label_sizes)  # latents first, then labels
+        self.chain = TensorChain([self.sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable)
 
         def own(value: Tensor) -> nn.Parameter:
             return nn.Parameter(value, requires_grad=learnable)
@@ -111,8 +111,7 @@ class TRIP(LazyDistribution):
         for means in self.means.detach():
             centre = torch.randn(rank, 1) * (0.27 * mean_range)
             tables.append(torch.exp(-0.5 * ((means - centre) / (0.2 * mean_range)) ** 2) + 1e-3)
-        for label in self.labels:
-            size = label.size if isinstance(label, Categorical) else label.components
+        for size in self.sizes[self.features :]:
             tables.append(nn.functional.one_hot(torch.arange(rank) % size, size) + 0.1 / size)
         self.set_mixture(torch.ones(rank), tables)
 
@@ -140,7 +139,8 @@ class TRIP(LazyDistribution):
 
         Arguments:
             y: None: nothing; a tensor (\*batch, labels) of values, -1 or NaN where unknown; or a sequence with an entry
-                a label: None, values (\*batch,), a bool mask (\*batch, N_j) of allowed values, log weights (\*batch, N_j).
+                a label. For a categorical label: None, integers (\*batch,), a bool mask (\*batch, N_j) of the values
+                allowed, or floats (\*batch, N_j), log weights. For a continuous one: None or floats (\*batch,).
 
         Raises:
             ValueError: if a shape does not fit or a value is out of range.
@@ -158,26 +158,30 @@ class TRIP(LazyDistribution):
         if isinstance(y, Tensor):
             if y.ndim < 1 or y.shape[-1] != count:
                 raise ValueError(f"y must have shape (*batch, {count}), got {tuple(y.shape)}")
-            batch_ndim = y.ndim - 1
-            entries: Sequence[Tensor | None] = y.unbind(-1)
+            entries: list[Tensor | None] = [
+                as_integers(v, f"label {j}") if isinstance(label, Categorical) and v.is_floating_point() else v
+                for j, (label, v) in enumerate(zip(self.labels, y.unbind(-1), strict=True))
+            ]
         else:
-            entries = y
+            entries = list(y)
             if len(entries) != count:
                 raise ValueError(f"y must have one entry for each of {count} labels, got {len(entries)}")
-            batch_ndim = min((e.ndim - (e.dtype == torch.bool) for e in entries if e is not None), default=0)
         evidence = {}
-        at = 0
+        continuous = iter(zip(self.label_means, self.label_log_deviations, strict=True))
         for j, (label, known) in enumerate(zip(self.labels, entries, strict=True)):
-            if not isinstance(label, Categorical):
-                at += 1
+            parameters = None if isinstance(label, Categorical) else next(continuous)
             if known is None:
                 continue
-            if isinstance(label, Categorical):
-                found = categorical_evidence(known, label.size, batch_ndim, f"label {j}")
+            if parameters is None:
+                found = categorical_evidence(known, self.sizes[self.features + j], f"label {j}")
             else:
+                means, log_deviations = parameters
                 value = known.to(self.means).unsqueeze(-1)
-                found = normal_log_density(value, self.label_means[at - 1], self.label_log_deviations[at - 1].exp())
-                found = torch.where(torch.isnan(value), 0, found)
+                if bool(torch.isinf(value).any()):
+                    raise ValueError(f"label {j} must be finite, or NaN where unknown; got infinity")
+                unknown = torch.isnan(value)
+                found = normal_log_density(torch.where(unknown, 0, value), means, log_deviations.exp())
+                found = torch.where(unknown, 0, found)
             evidence[self._position[self.features + j]] = found.to(self.means)
         return evidence
 
@@ -204,8 +208,8 @@ class TRIP(LazyDistribution):
         if not self.labels:
             raise ValueError("this prior has no labels")
         found = self.chain.marginals(self(y)._with_values(z), own_evidence=False)
-        sizes = [self.chain.sizes[p] for p in self._position[self.features :]]
-        return [found[..., p, :size] for p, size in zip(self._position[self.features :], sizes, strict=True)]
+        places = zip(self._position, self.sizes, strict=True)
+        return [found[..., p, :size] for p, size in list(places)[self.features :]]
 
     @torch.no_grad()
     def reinitialize(self, z: Tensor, y: Known = None) -> None:

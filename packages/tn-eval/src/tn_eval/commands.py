@@ -1,0 +1,272 @@
+"""``tn sample``, ``tn impute`` and ``tn evaluate``: what one does with a trained model's folder."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tn_core.components import build
+from tn_core.errors import UserError
+from tn_core.plugins import default_host
+from tn_core.protocols import to_float
+from tn_core.storage import load_model, read_config, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["evaluate", "impute", "parse_labels", "sample"]
+
+
+def sample(
+    run: str,
+    *,
+    labels: str | None = None,
+    rows: str | None = None,
+    count: int = 64,
+    columns: int | None = None,
+    out: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Draws samples from a trained model and writes them as a picture.
+
+    Labels that are not named stay open. Values may be given as a set: hair=blond|brown, hair=!blond.
+
+    Arguments:
+        run: the folder of the trained model.
+        labels: what to condition on, such as digit=3 or hair=!blond,glasses=yes.
+        rows: the name of a label: one row of samples for each of its values.
+        count: the number of samples; with ``rows``, of each row.
+        columns: images in a row; not given: 10 at most, or ``count`` with ``rows``.
+        out: the picture; not given: samples.png in the run's folder.
+        seed: of the samples.
+
+    Raises:
+        UserError: if a label or a value is unknown, or the model cannot do it.
+    """
+    if count < 1 or (columns is not None and columns < 1):
+        raise UserError(f"count and columns must be at least 1, got {count} and {columns}")
+    path = _picture(Path(run) if out is None else Path(out), is_folder=out is None)
+    config = read_config(Path(run))
+    known = config.get("labels") or {}
+    allowed = parse_labels(labels or "", known)
+    if rows is not None and rows not in known:
+        raise UserError(f"no label is called {rows!r}; known: {', '.join(known) or 'none'}")
+    import torch
+
+    model, config = _load(run)
+    _needs(model, "sample", config)
+    torch.manual_seed(seed)
+    groups = [allowed] if rows is None else [{**allowed, rows: [v]} for v in range(len(known[rows]))]
+    drawn = [_draw(model, count, _evidence(group, known)) for group in groups]
+    from tn_eval.pictures import save_grid
+
+    save_grid(torch.cat(drawn), path, columns or (count if rows is not None else min(count, 10)))
+    print(f"samples: {path}")
+
+
+def impute(
+    run: str,
+    *,
+    out: str | None = None,
+    split: Literal["train", "test"] = "train",
+    data_root: str = "data",
+    batch_size: int = 500,
+) -> None:
+    """Imputes the unknown labels of a data set and writes them as CSV.
+
+    Each line is an item and a label with its likeliest value and the probability of that. In the test split all labels
+    are taken to be unknown.
+
+    Arguments:
+        run: the folder of the trained model.
+        out: the CSV file; not given: imputed.csv in the run's folder.
+        split: whose labels.
+        data_root: where data sets keep their files.
+        batch_size: items at a time.
+
+    Raises:
+        UserError: if the model cannot impute or the file cannot be written.
+    """
+    path = Path(run) / "imputed.csv" if out is None else Path(out)
+    _check_parent(path)
+    config = read_config(Path(run))
+    import torch
+
+    data = build(config["data"], "datasets", default_host(), root=data_root)
+    part = data.split(split)
+    model, config = _load(run)
+    _needs(model, "impute", config)
+    observed = part.observed if split == "train" else torch.full_like(part.labels, -1)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["item", "label", "value", "probability"])
+    first, right, judged = 0, 0, 0
+    for x, y, truth in zip(*(t.split(batch_size) for t in (part.x, observed, part.labels)), strict=True):
+        for j, ((name, values), p) in enumerate(zip(data.labels.items(), model.impute(to_float(x), y), strict=True)):
+            best = p.max(-1)
+            unknown = y[:, j] < 0
+            for i in unknown.nonzero().flatten().tolist():
+                writer.writerow([first + i, name, values[best.indices[i]], f"{best.values[i]:.4f}"])
+            judge = unknown & (truth[:, j] >= 0)
+            right += int((best.indices == truth[:, j])[judge].sum())
+            judged += int(judge.sum())
+        first += len(x)
+    try:
+        write_text(path, text.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
+    print(f"imputed: {path}")
+    if judged:
+        print(f"right where the data set knows the hidden label: {100 * right / judged:.2f} % of {judged}")
+
+
+def evaluate(
+    run: str,
+    *,
+    metrics: list[str] | None = None,
+    iwae_samples: int = 100,
+    iwae_items: int = 1000,
+    condition_items: int = 2000,
+    seed: int = 0,
+    data_root: str = "data",
+) -> None:
+    """Measures a trained model on the test items, prints the numbers and keeps them in metrics.json.
+
+    Arguments:
+        run: the folder of the trained model.
+        metrics: which, by name; not given: all that the model offers the means for.
+        iwae_samples: samples of the importance-weighted bound.
+        iwae_items: test items it is measured on.
+        condition_items: samples drawn for the condition accuracy.
+        seed: of everything random.
+        data_root: where data sets keep their files.
+
+    Raises:
+        UserError: if a metric is unknown or nothing can be measured.
+    """
+    host = default_host()
+    for name in metrics or ():
+        host.check("metrics", name)
+    for name, value in (("iwae_samples", iwae_samples), ("iwae_items", iwae_items), ("condition_items", condition_items)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+    config = read_config(Path(run))
+    import torch
+
+    data = build(config["data"], "datasets", host, root=data_root)
+    data.split("test")
+    model, config = _load(run)
+    options: dict[str, dict[str, Any]] = {
+        "iwae": {"samples": iwae_samples, "items": iwae_items},
+        "condition_accuracy": {"spec": config["data"], "items": condition_items},
+    }
+    found = {}
+    for name in metrics or host.names("metrics"):
+        function = host.get("metrics", name)
+        if not _offers(model, function, config):
+            if metrics:
+                raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
+            continue
+        torch.manual_seed(seed)
+        for key, value in function(model, data, **options.get(name, {})).items():
+            found[key] = value
+            print(f"{key}: {value}", flush=True)
+    if not found:
+        raise UserError(f"nothing to measure: {config['model']['name']} offers none of the protocols of the metrics")
+    path = Path(run) / "metrics.json"
+    content = {"seed": seed, "metrics": {key: value.as_dict() for key, value in found.items()}}
+    try:
+        write_text(path, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
+    print(f"metrics: {path}")
+
+
+def parse_labels(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    """Reads ``digit=3`` or ``hair=!blond,glasses=yes`` or ``digit=3|5``: for each label the values allowed.
+
+    Raises:
+        UserError: if a label or a value is unknown, or nothing is left of a label's values.
+    """
+    allowed = {}
+    for part in filter(None, text.split(",")):
+        name, equals, wanted = part.partition("=")
+        if name not in known or not equals:
+            raise UserError(f"cannot read {part!r}: expected LABEL=VALUE with one of the labels {', '.join(known) or '-'}")
+        values = list(known[name])
+        negated = wanted.startswith("!")
+        chosen = wanted.removeprefix("!").split("|")
+        for value in chosen:
+            if value not in values:
+                listed = ", ".join(values[:20]) + (", ..." if len(values) > 20 else "")
+                raise UserError(f"the label {name!r} has no value {value!r}; it has {listed}")
+        allowed[name] = [i for i, value in enumerate(values) if (value in chosen) != negated]
+        if not allowed[name]:
+            raise UserError(f"{part!r} rules out every value of {name!r}")
+    return allowed
+
+
+def _evidence(allowed: Mapping[str, list[int]], known: Mapping[str, Sequence[str]]) -> "list[Tensor | None] | None":
+    """What a model's ``sample`` takes: a bool mask of the allowed values a label, None where it stays open."""
+    import torch
+
+    if not allowed:
+        return None
+    masks: list[Tensor | None] = []
+    for name, values in known.items():
+        if name not in allowed:
+            masks.append(None)
+            continue
+        mask = torch.zeros(len(values), dtype=torch.bool)
+        mask[allowed[name]] = True
+        masks.append(mask)
+    return masks
+
+
+def _draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Tensor":
+    try:
+        drawn: Tensor = model.sample(count) if evidence is None else model.sample(count, evidence)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return drawn
+
+
+def _load(run: str) -> tuple[Any, dict[str, Any]]:
+    return load_model(Path(run), default_host())
+
+
+def _needs(model: Any, method: str, config: Mapping[str, Any]) -> None:
+    if not hasattr(model, method):
+        raise UserError(f"{config['model']['name']} cannot {method}: it has no method of that name")
+    if method == "impute" and not getattr(getattr(model, "prior", model), "labels", True):
+        raise UserError(f"the prior {config['model']['prior']['name']} has no labels to impute")
+
+
+def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
+    """Whether a model offers the protocol that a metric's first argument is annotated with."""
+    import inspect
+    from typing import get_type_hints
+
+    first = next(iter(inspect.signature(function).parameters))
+    protocol = get_type_hints(function)[first]
+    uses_labels = function.__name__ in ("condition_accuracy", "imputation")
+    has_labels = bool(config.get("labels")) and bool(getattr(getattr(model, "prior", None), "labels", True))
+    return isinstance(model, protocol) and (has_labels or not uses_labels)
+
+
+def _picture(path: Path, is_folder: bool) -> Path:
+    """The file to write, checked before any work."""
+    path = path / "samples.png" if is_folder else path
+    if path.suffix.lower() != ".png":
+        raise UserError(f"the picture must be a .png file, got {path}")
+    _check_parent(path)
+    return path
+
+
+def _check_parent(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, a file is needed")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")

@@ -1,0 +1,236 @@
+r"""The baselines: a standard normal and a mixture of diagonal Gaussians.
+
+References:
+    Figurnov et al., Implicit Reparameterization Gradients, 2018, https://arxiv.org/abs/1805.08498
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from zuko.lazy import LazyDistribution
+
+from tn_priors.chain_mixture import normal_log_density
+
+__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal", "implicit_draw"]
+
+
+class StandardNormal(LazyDistribution):
+    r"""Standard normal prior, the one of the plain VAE. It has no parameters.
+
+    Arguments:
+        features: the number of latents.
+
+    Raises:
+        ValueError: if features is below 1.
+
+    Example:
+        >>> StandardNormal(features=8)().sample((3,)).shape
+        torch.Size([3, 8])
+    """
+
+    zeros: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"features must be at least 1, got {features}")
+        self.features = features
+        self.labels: tuple[()] = ()
+        self.register_buffer("zeros", torch.zeros(features), persistent=False)  # carries dtype and device
+
+    def forward(self, y: None = None) -> Distribution:
+        """Returns p(z).
+
+        Arguments:
+            y: None; there are no labels.
+
+        Raises:
+            ValueError: if y is given.
+        """
+        _no_labels(self, y)
+        # validation is asked for by name, here and below: importing zuko turns torch's default off
+        return Independent(Normal(self.zeros, torch.ones_like(self.zeros), validate_args=True), 1)
+
+    def extra_repr(self) -> str:
+        """The number of latents."""
+        return f"features={self.features}"
+
+
+class GaussianMixture(LazyDistribution):
+    r"""A mixture of Gaussians with diagonal covariances, sum_c w_c prod_k N(z_k; mu_{c,k}, sigma_{c,k}^2).
+
+    Arguments:
+        features: the number of latents.
+        components: the number of Gaussians.
+        learnable: False fixes all parameters.
+        mean_scale: the means start at a normal draw of this standard deviation, so that the components differ.
+        deviation: the standard deviation all Gaussians start at.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> prior = GaussianMixture(features=8, components=5)
+        >>> prior().log_prob(torch.zeros(3, 8)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        components: int = 10,
+        *,
+        learnable: bool = True,
+        mean_scale: float = 1.0,
+        deviation: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"features must be at least 1, got {features}")
+        if components < 1:
+            raise ValueError(f"components must be at least 1, got {components}")
+        if not mean_scale >= 0:
+            raise ValueError(f"mean_scale must not be negative, got {mean_scale}")
+        if not deviation > 0:
+            raise ValueError(f"deviation must be positive, got {deviation}")
+        self.features, self.components = features, components
+        self.labels: tuple[()] = ()
+        self.logits = nn.Parameter(torch.zeros(components), requires_grad=learnable)
+        self.means = nn.Parameter(mean_scale * torch.randn(components, features), requires_grad=learnable)
+        log_deviations = torch.full((components, features), math.log(deviation))
+        self.log_deviations = nn.Parameter(log_deviations, requires_grad=learnable)
+
+    @property
+    def deviations(self) -> Tensor:
+        """Standard deviations (components, features)."""
+        return self.log_deviations.exp()
+
+    def forward(self, y: None = None) -> "DiagonalMixture":
+        """Returns p(z).
+
+        Arguments:
+            y: None; there are no labels.
+
+        Raises:
+            ValueError: if y is given.
+        """
+        _no_labels(self, y)
+        gaussians = Independent(Normal(self.means, self.deviations, validate_args=False), 1, validate_args=False)
+        return DiagonalMixture(Categorical(logits=self.logits), gaussians, validate_args=True)
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, y: None = None, *, seed: int = 0) -> None:
+        """Fits the mixture to latents of any model by expectation maximisation: ex-post density estimation.
+
+        Arguments:
+            z: latents (samples, features), at least as many as there are components and at least 2.
+            y: None; there are no labels.
+            seed: the seed of the start, which is a k-means.
+
+        Raises:
+            ValueError: if z has another shape, too few samples or is not finite, or y is given.
+        """
+        from sklearn import mixture
+
+        _no_labels(self, y)
+        fewest = max(2, self.components)
+        if z.ndim != 2 or z.shape[1] != self.features or len(z) < fewest:
+            raise ValueError(
+                f"z must have shape (samples, {self.features}) with at least {fewest} samples, got {tuple(z.shape)}"
+            )
+        if not bool(torch.isfinite(z).all()):
+            raise ValueError("z must be finite, got NaN or infinity")
+        em = mixture.GaussianMixture(self.components, covariance_type="diag", max_iter=500, random_state=seed)
+        em.fit(z.detach().double().cpu().numpy())
+        self.logits.copy_(torch.from_numpy(em.weights_).log())
+        self.means.copy_(torch.from_numpy(em.means_))
+        self.log_deviations.copy_(torch.from_numpy(em.covariances_).log() / 2)
+
+    def extra_repr(self) -> str:
+        """The numbers of latents and of Gaussians."""
+        return f"features={self.features}, components={self.components}"
+
+
+class DiagonalMixture(MixtureSameFamily):
+    r"""A mixture of diagonal Gaussians whose samples carry pathwise gradients.
+
+    Arguments:
+        mixture_distribution: ``Categorical`` over the components.
+        component_distribution: ``Independent(Normal(means, deviations), 1)``, (\*batch, components, d).
+        validate_args: whether to check values given to ``log_prob``.
+    """
+
+    has_rsample = True
+
+    def __repr__(self) -> str:
+        return (
+            f"DiagonalMixture(components={self._num_component}, batch_shape={tuple(self.batch_shape)}, "
+            f"event_shape={tuple(self.event_shape)})"
+        )
+
+    def _parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Log weights (\*batch, components), means and deviations (\*batch, components, d)."""
+        gaussians: Any = self.component_distribution
+        return self.mixture_distribution.logits, gaussians.base_dist.loc, gaussians.base_dist.scale
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        r"""Draws samples (\*sample_shape, \*batch, d), one Gaussian a sample (torch's own draws from all of them)."""
+        _, means, deviations = self._parameters()
+        components: Any = self.mixture_distribution
+        chosen: Tensor = components.sample(torch.Size(sample_shape))
+        index = chosen[..., None, None].expand(*chosen.shape, 1, means.shape[-1])
+        mean, deviation = (x.expand(*chosen.shape, *x.shape[-2:]).gather(-2, index) for x in (means, deviations))
+        return (mean + deviation * torch.randn_like(mean)).squeeze(-2)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        r"""Draws samples (\*sample_shape, \*batch, d) with pathwise gradients to weights, means and deviations.
+
+        Dimension by dimension: z_k given z_{<k} is a one-dimensional mixture, weighted by p(c | z_{<k}).
+        """
+        value = self.sample(sample_shape)
+        log_weights, means, deviations = self._parameters()
+        found = []
+        for k in range(value.shape[-1]):
+            z = implicit_draw(value[..., k], log_weights.softmax(-1), means[..., k], deviations[..., k])
+            found.append(z)
+            log_weights = log_weights + normal_log_density(z.unsqueeze(-1), means[..., k], deviations[..., k])
+        return torch.stack(found, -1)
+
+    def component_posterior(self, value: Tensor) -> Tensor:
+        r"""Returns p(c | z), (\*batch, components), for values z (\*batch, d)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_weights, _, _ = self._parameters()
+        joint = log_weights + self.component_distribution.log_prob(value.unsqueeze(-2))
+        return joint.softmax(-1)
+
+
+def implicit_draw(start: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
+    r"""Returns samples of one-dimensional mixtures of Gaussians with the derivative -dF / f of a quantile.
+
+    F is the distribution function and f the density of the mixture; see :mod:`tn_priors.pathwise`.
+
+    Arguments:
+        start: the samples (\*batch,), constants.
+        weights: (\*batch, N), summing to one.
+        means: (\*batch, N).
+        deviations: (\*batch, N).
+
+    Returns:
+        The same numbers (\*batch,).
+    """
+    x = (start.unsqueeze(-1) - means) / deviations
+    cdf = (weights * torch.special.ndtr(x)).sum(-1)
+    density = (weights * torch.exp(-0.5 * x**2) / (deviations * math.sqrt(2 * math.pi))).sum(-1).detach()
+    z: Tensor = start - (cdf - cdf.detach()) / density.clamp_min(torch.finfo(density.dtype).tiny)
+    return z
+
+
+def _no_labels(prior: LazyDistribution, y: object) -> None:
+    if y is not None:
+        raise ValueError(f"{type(prior).__name__} has no labels: y must be None, got {type(y).__name__}")

@@ -1,0 +1,147 @@
+"""The baselines beyond the suite: fitting, posteriors, errors."""
+
+import math
+
+import pytest
+import torch
+
+from tn_priors import GaussianMixture, StandardNormal
+
+CENTRES = torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
+DEVIATIONS = torch.tensor([[1.0, 0.5], [0.3, 1.0], [0.5, 0.2]])
+
+
+def draw(count):
+    torch.manual_seed(0)
+    c = torch.multinomial(WEIGHTS, count, replacement=True)
+    return CENTRES[c] + DEVIATIONS[c] * torch.randn(count, 2), c
+
+
+def test_fit_finds_the_mixture():
+    """Well separated: each estimate within five standard errors of the truth, 15 comparisons."""
+    count = 20_000
+    z, _ = draw(count)
+    prior = GaussianMixture(2, 3)
+    prior.fit(z)
+    match = torch.cdist(CENTRES, prior.means.detach()).argmin(1)
+    assert sorted(match.tolist()) == [0, 1, 2]
+    weights = prior.logits.softmax(0)[match]
+    assert ((weights - WEIGHTS).abs() < 5 * (WEIGHTS * (1 - WEIGHTS) / count).sqrt()).all()
+    error = DEVIATIONS / (WEIGHTS.unsqueeze(1) * count).sqrt()
+    assert ((prior.means[match] - CENTRES).abs() < 5 * error).all()
+    assert ((prior.deviations[match] - DEVIATIONS).abs() < 5 * error / math.sqrt(2)).all()
+
+
+def test_fit_is_no_worse_than_the_truth_and_repeatable():
+    z, _ = draw(2000)
+    first, second = GaussianMixture(2, 3), GaussianMixture(2, 3)
+    first.fit(z)
+    second.fit(z)
+    assert torch.equal(first().log_prob(z), second().log_prob(z))
+    truth = GaussianMixture(2, 3)
+    with torch.no_grad():
+        truth.logits.copy_(WEIGHTS.log())
+        truth.means.copy_(CENTRES)
+        truth.log_deviations.copy_(DEVIATIONS.log())
+    assert first().log_prob(z).mean() >= truth().log_prob(z).mean()
+
+
+def test_fit_keeps_what_is_learnable():
+    z, _ = draw(500)
+    for learnable in (True, False):
+        prior = GaussianMixture(2, 3, learnable=learnable)
+        prior.fit(z)
+        assert all(p.requires_grad == learnable for p in prior.parameters())
+        assert prior().log_prob(z).mean() > -4
+
+
+def test_component_posterior_is_bayes():
+    torch.manual_seed(0)
+    prior = GaussianMixture(2, 4, mean_scale=2.0).double()
+    z = torch.randn(3, 5, 2).double()
+    found = prior().component_posterior(z)
+    assert found.shape == (3, 5, 4)
+    joint = torch.stack(
+        [
+            torch.distributions.Normal(m, d).log_prob(z).sum(-1).exp() * w
+            for m, d, w in zip(prior.means, prior.deviations, prior.logits.softmax(0), strict=True)
+        ],
+        -1,
+    )
+    torch.testing.assert_close(found, joint / joint.sum(-1, keepdim=True), rtol=1e-10, atol=1e-10)
+    assert prior().expand((5,)).component_posterior(z).shape == (3, 5, 4)
+
+
+def test_expanded_mixtures():
+    prior = GaussianMixture(3, 4)
+    p = prior().expand((2, 5))
+    assert (p.batch_shape, p.event_shape) == ((2, 5), (3,))
+    assert p.sample((7,)).shape == p.rsample((7,)).shape == (7, 2, 5, 3)
+    assert p.log_prob(torch.zeros(3)).shape == (2, 5)
+    assert p.mean.shape == p.variance.shape == (2, 5, 3)
+
+
+def test_samples_come_from_their_components():
+    """Shares of three separate components, each within five standard errors of its weight."""
+    prior = GaussianMixture(2, 3)
+    prior.fit(draw(5000)[0])
+    z = prior().sample((20_000,))
+    chosen = prior().component_posterior(z).argmax(-1)
+    share = torch.nn.functional.one_hot(chosen, 3).double().mean(0)
+    weights = prior.logits.detach().softmax(0).double()
+    assert ((share - weights).abs() < 5 * (weights * (1 - weights) / 20_000).sqrt()).all()
+
+
+def test_means_start_apart_and_deviations_where_told():
+    torch.manual_seed(0)
+    prior = GaussianMixture(50, 200, mean_scale=3.0, deviation=0.5)
+    # 10,000 draws: the standard error of the deviation is 3 / sqrt(20,000)
+    assert abs(prior.means.std().item() - 3) < 5 * 3 / math.sqrt(20_000)
+    torch.testing.assert_close(prior.deviations, torch.full((200, 50), 0.5))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"features": 0},
+        {"components": 0},
+        {"mean_scale": -1.0},
+        {"mean_scale": math.nan},
+        {"deviation": 0.0},
+        {"deviation": -1.0},
+        {"deviation": math.nan},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range(wrong):
+    with pytest.raises(ValueError):
+        GaussianMixture(**{"features": 3} | wrong)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="features"):
+        StandardNormal(0)
+    for prior in (StandardNormal(3), GaussianMixture(3)):
+        assert prior.labels == ()
+        with pytest.raises(ValueError, match="labels"):
+            prior(torch.zeros(5, 0))
+        with pytest.raises(ValueError):
+            prior().log_prob(torch.full((3,), math.nan))
+    with pytest.raises(ValueError):
+        GaussianMixture(3)().component_posterior(torch.full((3,), math.nan))
+
+
+@pytest.mark.parametrize(
+    "z",
+    [torch.zeros(100, 4), torch.zeros(100), torch.zeros(9, 3), torch.full((100, 3), math.nan), torch.zeros(0, 3)],
+    ids=["shape", "1d", "few", "nan", "empty"],
+)
+def test_latents_that_cannot_be_fitted(z):
+    with pytest.raises(ValueError):
+        GaussianMixture(3, 10).fit(z)
+
+
+def test_labels_cannot_be_fitted():
+    with pytest.raises(ValueError, match="labels"):
+        GaussianMixture(3, 2).fit(torch.randn(10, 3), torch.zeros(10, 1))

@@ -1,0 +1,409 @@
+"""TRIP and TTLP against the enumeration of every state; samples, errors, edges, the order of the variables."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from trip_oracle import Dense, shake
+
+from tn_priors import TRIP, TTLP, Categorical, ChainMixture, Continuous
+
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+LABELS = [[], [3], [Categorical(2), 4], [Continuous(3, -1.0, 1.0)], [2, Continuous(2), 3]]
+both = pytest.mark.parametrize("boundary", ["ring", "train"])
+kinds = pytest.mark.parametrize("labels", LABELS, ids=str)
+
+
+def make(boundary, labels=(), features=3, components=3, rank=4, seed=0, **more):
+    torch.manual_seed(seed)
+    return shake(TRIP(features, components, rank, labels, boundary, **more))
+
+
+def known(prior, rows=4):
+    """Rows of labels, one in three unknown; and for each row what the oracle takes: weights of the values or None."""
+    columns, weights = [], []
+    at = 0
+    for label in prior.labels:
+        hidden = torch.rand(rows) < 1 / 3
+        if isinstance(label, Categorical):
+            value = torch.randint(label.size, (rows,)).double()
+            columns.append(value.masked_fill(hidden, -1))
+            likelihood = torch.nn.functional.one_hot(value.long(), label.size).double()
+        else:
+            value = torch.randn(rows, dtype=torch.float64)
+            columns.append(value.masked_fill(hidden, torch.nan))
+            normal = torch.distributions.Normal(prior.label_means[at], prior.label_log_deviations[at].exp())
+            likelihood = normal.log_prob(value.unsqueeze(1)).exp().detach()
+            at += 1
+        weights.append([None if h else w for h, w in zip(hidden, likelihood, strict=True)])
+    y = torch.stack(columns, 1) if columns else None
+    if y is not None and all(isinstance(label, Categorical) for label in prior.labels):
+        y = y.long()
+    return y, list(zip(*weights, strict=True)) if columns else [()] * rows
+
+
+def rows_of(function, z, weights):
+    return torch.stack([function(z[i], weights[i]) for i in range(len(z))])
+
+
+@both
+@kinds
+def test_densities_are_those_of_the_enumeration(boundary, labels):
+    prior = make(boundary, labels)
+    dense = Dense(prior)
+    y, weights = known(prior)
+    z = 3 * torch.randn(4, 3).double()
+    joint = rows_of(lambda z, w: dense.weigh(z, w).sum().log(), z, weights)
+    alone = rows_of(lambda z, w: dense.weigh(None, w).sum().log(), z, weights)
+    torch.testing.assert_close(prior.log_prob_joint(z, y), joint, **EXACT)
+    torch.testing.assert_close(prior.log_prob_labels(y).expand(4), alone, **EXACT)
+    torch.testing.assert_close(prior(y).log_prob(z), joint - alone, **EXACT)
+    unconditional = rows_of(lambda z, _: dense.weigh(z).sum().log(), z, weights)
+    torch.testing.assert_close(prior().log_prob(z), unconditional, **EXACT)
+
+
+@both
+@kinds
+def test_posteriors_and_moments_are_those_of_the_enumeration(boundary, labels):
+    prior = make(boundary, labels)
+    dense = Dense(prior)
+    y, weights = known(prior)
+    z = 3 * torch.randn(4, 3).double()
+    q = prior(y)
+    found = q.component_posterior(z)
+    expected = rows_of(lambda z, w: torch.stack([dense.posterior(dense.weigh(z, w), k) for k in range(3)]), z, weights)
+    torch.testing.assert_close(found, expected, **EXACT)
+    moments = [dense.moments(dense.weigh(None, w)) for w in weights]
+    torch.testing.assert_close(q.mean.expand(4, 3), torch.stack([m for m, _ in moments]), **EXACT)
+    torch.testing.assert_close(q.variance.expand(4, 3), torch.stack([v for _, v in moments]), **EXACT)
+    for j in range(len(prior.labels)):
+
+        def others(z, w, j=j):
+            return dense.posterior(dense.weigh(z, [None if i == j else x for i, x in enumerate(w)]), dense.d + j)
+
+        torch.testing.assert_close(prior.label_posteriors(z, y)[j], rows_of(others, z, weights), **EXACT)
+
+
+@both
+@kinds
+def test_marginals_and_conditionals_are_those_of_the_enumeration(boundary, labels):
+    prior = make(boundary, labels)
+    dense = Dense(prior)
+    y, weights = known(prior)
+    z = 3 * torch.randn(4, 3).double()
+    unknown = torch.tensor(torch.nan).double()
+
+    def joint(keep):
+        return rows_of(lambda z, w: dense.weigh(torch.where(torch.tensor(keep), z, unknown), w).sum().log(), z, weights)
+
+    nothing = joint([False, False, False])
+    marginal = prior(y).marginal([2, 0])
+    assert marginal.event_shape == (2,) and marginal.batch_shape == prior(y).batch_shape
+    torch.testing.assert_close(marginal.log_prob(z[:, [2, 0]]), joint([True, False, True]) - nothing, **EXACT)
+    values = torch.where(torch.tensor([False, True, False]), z, unknown)  # entries not given are not looked at
+    conditional = prior(y).condition(values, torch.tensor([False, True, False]))
+    assert conditional.event_shape == (2,) and conditional.batch_shape == (4,)
+    expected = joint([True, True, True]) - joint([False, True, False])
+    torch.testing.assert_close(conditional.log_prob(z[:, [0, 2]]), expected, **EXACT)
+    # a marginal of a conditional: dimension 2 given dimension 1
+    expected = joint([False, True, True]) - joint([False, True, False])
+    torch.testing.assert_close(conditional.marginal([1]).log_prob(z[:, 2:]), expected, **EXACT)
+
+
+@both
+def test_labels_may_be_sets_or_soft(boundary):
+    prior = make(boundary, [3, 4, Continuous(2)])
+    dense = Dense(prior)
+    z = torch.randn(2, 3).double()
+    value = torch.tensor([2, -1])
+    allowed = torch.tensor([[True, True, False, False], [False, True, True, True]])
+    y = [value, allowed, None]
+    weights = [[torch.tensor([0.0, 0, 1]), allowed[0], None], [None, allowed[1], None]]
+    expected = rows_of(lambda z, w: dense.weigh(z, w).sum().log(), z, weights)
+    torch.testing.assert_close(prior.log_prob_joint(z, y), expected, **EXACT)
+
+    soft = torch.randn(2, 4).double()
+    real = torch.tensor([0.3, torch.nan]).double()
+    normal = torch.distributions.Normal(prior.label_means[0], prior.label_log_deviations[0].exp())
+    weights = [[weights[0][0], soft[0].exp(), normal.log_prob(real[0]).exp().detach()], [None, soft[1].exp(), None]]
+    expected = rows_of(lambda z, w: dense.weigh(z, w).sum().log(), z, weights)
+    torch.testing.assert_close(prior.log_prob_joint(z, [value, soft, real]), expected, **EXACT)
+    assert prior([value, soft, real]).batch_shape == (2,)
+
+
+@both
+def test_soft_evidence_may_stand_alone(boundary):
+    """Log weights of one label, nothing said of the others."""
+    prior = make(boundary, [3, 4])
+    dense = Dense(prior)
+    soft = torch.randn(2, 4).double()
+    q = prior([None, soft])
+    assert q.batch_shape == (2,)
+    expected = torch.stack([dense.weigh(None, [None, w.exp()]).sum().log() for w in soft])
+    torch.testing.assert_close(prior.log_prob_labels([None, soft]), expected, **EXACT)
+
+
+def test_a_mask_does_not_fit_a_continuous_label():
+    prior = make("ring", [Continuous(2)])
+    with pytest.raises(ValueError):
+        prior([torch.ones(5, 2, dtype=torch.bool)])
+
+
+@both
+def test_samples_given_labels_that_differ_by_row(boundary):
+    """Kolmogorov-Smirnov on projections, which see dependence too: false alarms in less than 10^-6 of the 15."""
+    prior = make(boundary, [3, 2], seed=1, deviation=0.5)
+    dense = Dense(prior)
+    y = torch.tensor([[0, -1], [2, 1], [-1, -1]])
+    weights = [[torch.eye(3)[0], None], [torch.eye(3)[2], torch.eye(2)[1]], [None, None]]
+    count = 20_000
+    z = prior(y).sample((count,))
+    assert z.shape == (count, 3, 3)
+    bound = math.sqrt(-0.5 * math.log(1e-6 / 15 / 2) / count)
+    grid = torch.arange(count + 1).double() / count
+    for row in range(3):
+        for direction in [*torch.eye(3).double(), *torch.randn(2, 3).double()]:
+            points = (z[:, row] @ direction).sort().values
+            cdf = dense.projection_cdf(dense.weigh(None, weights[row]), direction, points)
+            distance = torch.maximum((grid[1:] - cdf).max(), (cdf - grid[:-1]).max())
+            assert distance < bound
+
+
+@both
+def test_samples_of_different_labels_differ(boundary):
+    """The bound of the test above tells the rows from one another, or it would show nothing."""
+    dense = Dense(make(boundary, [3, 2], seed=1, deviation=0.5))
+    points = torch.linspace(-15, 15, 301).double()
+    cdfs = [
+        torch.stack([dense.projection_cdf(dense.weigh(None, w), e, points) for e in torch.eye(3).double()])
+        for w in ([torch.eye(3)[0], None], [torch.eye(3)[2], torch.eye(2)[1]], [None, None])
+    ]
+    bound = 2 * math.sqrt(-0.5 * math.log(1e-6 / 15 / 2) / 20_000)
+    assert all((cdfs[i] - cdfs[j]).abs().max() > bound for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@both
+def test_shapes_of_expanded_distributions(boundary):
+    prior = make(boundary, [3])
+    z = torch.randn(3).double()
+    one = prior()
+    many = one.expand((2, 5))
+    assert (many.batch_shape, many.event_shape) == ((2, 5), (3,))
+    assert many.sample((4,)).shape == many.rsample((4,)).shape == (4, 2, 5, 3)
+    assert many.mean.shape == many.variance.shape == (2, 5, 3)
+    torch.testing.assert_close(many.log_prob(z), one.log_prob(z).expand(2, 5), **EXACT)
+    assert many.marginal([1]).batch_shape == (2, 5)
+    rows = prior(torch.tensor([[0], [2]])).expand((4, 2))
+    assert rows.sample((3,)).shape == (3, 4, 2, 3)
+    torch.testing.assert_close(rows.mean, prior(torch.tensor([[0], [2]])).mean.expand(4, 2, 3), **EXACT)
+    assert one.sample((0,)).shape == (0, 3)
+    assert one.log_prob(torch.zeros(0, 3).double()).shape == (0,)
+
+
+@both
+def test_the_posterior_of_an_expanded_distribution_has_its_batch(boundary):
+    many = make(boundary)().expand((2, 5))
+    assert many.component_posterior(torch.zeros(3).double()).shape == (2, 5, 3, 3)
+
+
+@both
+def test_a_distribution_is_one_of_torch(boundary):
+    p = make(boundary)()
+    assert isinstance(p, ChainMixture) and isinstance(p, torch.distributions.Distribution)
+    assert p.has_rsample
+    assert p.support.check(torch.zeros(2, 3)).tolist() == [True, True]
+    assert boundary in repr(p)
+
+
+@both
+@pytest.mark.parametrize("far", [40.0, -40.0])
+def test_float32_far_out(boundary, far):
+    """40 deviations beyond the last mean, where every density underflows."""
+    torch.manual_seed(0)
+    prior = TRIP(20, 10, 20, [5], boundary)
+    edge = prior.means.detach()[:, -1 if far > 0 else 0] + far * prior.deviations.detach()[:, 0]
+    z = edge.repeat(2, 1).requires_grad_()
+    y = torch.tensor([[3], [-1]])
+    found = prior(y).log_prob(z)
+    found.sum().backward()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(z.grad).all() and (z.grad * far < 0).all()
+    assert all(torch.isfinite(p.grad).all() for p in prior.parameters())
+    exact = prior.double()(y).log_prob(z.detach().double())
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
+    assert all(torch.isfinite(p).all() for p in prior.float().label_posteriors(z.detach(), y))
+
+
+@both
+@pytest.mark.parametrize(
+    "sizes",
+    [{"features": 1}, {"components": 1}, {"rank": 1}, {"features": 1, "components": 1, "rank": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("labels", [[], [2], [Continuous(1)]], ids=str)
+def test_edges(boundary, sizes, labels):
+    prior = make(boundary, labels, **sizes)
+    dense = Dense(prior)
+    z = torch.randn(2, prior.features).double()
+    expected = torch.stack([dense.weigh(row).sum().log() for row in z])
+    torch.testing.assert_close(prior().log_prob(z), expected, **EXACT)
+    assert prior().rsample((5,)).shape == (5, prior.features)
+    mean, variance = dense.moments(dense.weigh())
+    torch.testing.assert_close(prior().mean, mean, **EXACT)
+    torch.testing.assert_close(prior().variance, variance, **EXACT)
+
+
+def test_rank_one_is_independent():
+    prior = make("ring", [3], rank=1)
+    z = torch.randn(5, 3).double()
+    alone = sum(prior().marginal([k]).log_prob(z[:, [k]]) for k in range(3))
+    torch.testing.assert_close(prior().log_prob(z), alone, **EXACT)
+    torch.testing.assert_close(prior(torch.tensor([1])).log_prob(z), alone, **EXACT)
+
+
+def test_start_near_a_mixture_depends_and_starts_between_the_ends():
+    torch.manual_seed(0)
+    prior = TRIP(2, 5, 4, mean_range=2.0, deviation=0.5)
+    assert prior.means.min() == -2 and prior.means.max() == 2
+    torch.testing.assert_close(prior.deviations, torch.full((2, 5), 0.5))
+    torch.testing.assert_close(TRIP(2, 5, mean_range=2.0).deviations, torch.full((2, 5), 0.8))
+    table = Dense(prior).table
+    independent = table.sum(1, keepdim=True) * table.sum(0, keepdim=True)
+    information = (table * (table / independent).log()).sum()
+    table = Dense(TRIP(2, 5, 4, start="random")).table
+    independent = table.sum(1, keepdim=True) * table.sum(0, keepdim=True)
+    assert information > 0.05 > (table * (table / independent).log()).sum()
+
+
+@pytest.mark.parametrize("kind", [TRIP, TTLP])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"features": 0},
+        {"components": 0},
+        {"rank": 0},
+        {"mean_range": 0.0},
+        {"mean_range": -1.0},
+        {"mean_range": math.nan},
+        {"deviation": 0.0},
+        {"deviation": -1.0},
+        {"start": "somehow"},
+        {"labels": [1]},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range(kind, wrong):
+    with pytest.raises(ValueError):
+        kind(**{"features": 3, "components": 3, "rank": 2} | wrong)
+
+
+def test_boundaries():
+    assert TTLP(3).boundary == "train"
+    assert TRIP(3).boundary == "ring"
+    with pytest.raises(ValueError, match="boundary"):
+        TRIP(3, boundary="knot")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda: Categorical(1), lambda: Continuous(0), lambda: Continuous(2, 1.0, 1.0), lambda: Continuous(2, 3.0)],
+)
+def test_labels_that_cannot_be(wrong):
+    with pytest.raises(ValueError):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        torch.tensor(0),
+        torch.tensor([0]),
+        torch.tensor([[0, 0, 0]]),
+        torch.tensor([3, 0]),
+        torch.tensor([-2, 0]),
+        torch.tensor([0, 2]),
+        torch.tensor([0.5, 1.0]),
+        torch.tensor([math.inf, 1.0]),
+        [torch.tensor([0])],
+        [torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool)],
+        [torch.tensor([0]), torch.zeros(1, 3)],
+        [None, torch.zeros(2, 2, dtype=torch.bool)],
+    ],
+    ids=str,
+)
+def test_labels_that_do_not_fit(y):
+    with pytest.raises(ValueError):
+        make("ring", [3, 2])(y)
+
+
+@both
+def test_latents_that_do_not_fit(boundary):
+    prior = make(boundary, [2])
+    p = prior()
+    for wrong in (torch.zeros(2), torch.zeros(4, 2), torch.tensor(0.0)):
+        with pytest.raises(ValueError):
+            p.log_prob(wrong.double())
+        with pytest.raises(ValueError):
+            prior.label_posteriors(wrong.double())
+    for wrong in (math.nan, math.inf):
+        for function in (p.log_prob, p.component_posterior, prior.label_posteriors, prior.log_prob_joint):
+            with pytest.raises(ValueError):
+                function(torch.tensor([0.0, wrong, 0.0]).double())
+    for dims in ([], [3], [-1], [0, 0]):
+        with pytest.raises(ValueError):
+            p.marginal(dims)
+    z = torch.zeros(3).double()
+    for mask in (torch.ones(3, dtype=torch.bool), torch.zeros(2, dtype=torch.bool), torch.zeros(3)):
+        with pytest.raises(ValueError):
+            p.condition(z, mask)
+    with pytest.raises(ValueError):
+        p.condition(torch.full((3,), math.nan).double(), torch.tensor([True, False, False]))
+    with pytest.raises(ValueError):
+        TRIP(3).label_posteriors(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "z",
+    [torch.zeros(0, 3), torch.zeros(100, 4), torch.zeros(100), torch.full((100, 3), math.nan)],
+    ids=["empty", "shape", "1d", "nan"],
+)
+def test_latents_that_cannot_be_fitted(z):
+    with pytest.raises(ValueError):
+        TRIP(3, 3, 2).fit(z)
+
+
+@pytest.mark.parametrize(("features", "labels"), [(10, 1), (10, 3), (5, 5), (2, 6), (1, 4), (64, 40)])
+def test_labels_are_spread_among_latents(features, labels):
+    """Every variable once; between labels numbers of latents that differ by at most one, and no more at the ends."""
+    order = TRIP(features, 2, 2, [2] * labels).order.tolist()
+    assert sorted(order) == list(range(features + labels))
+    at = [p for p, v in enumerate(order) if v >= features]
+    gaps = [b - a for a, b in pairwise(at)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    step = (features + labels) / labels
+    assert at[0] < step and len(order) - at[-1] <= step + 1
+
+
+def test_order_is_a_permutation_by_its_seed():
+    orders = {tuple(TRIP(12, 2, 2, order_seed=seed).order.tolist()) for seed in range(5)}
+    assert len(orders) == 5
+    assert TRIP(12, 2, 2, order_seed=3).order.equal(TRIP(12, 2, 2, order_seed=3).order)
+
+
+@both
+def test_the_order_is_saved(boundary):
+    """A prior built with another seed of the order is the one that was saved, once it has loaded it."""
+    first, second = (make(boundary, [4, Continuous(3)], features=6, order_seed=seed) for seed in (0, 1))
+    assert not first.order.equal(second.order)
+    second.load_state_dict(first.state_dict())
+    z = torch.randn(5, 6).double()
+    y = torch.tensor([[3, 0.5], [-1, -0.5], [0, torch.nan], [1, 1.0], [2, 0.0]]).double()
+    torch.testing.assert_close(second().log_prob(z), first().log_prob(z), **EXACT)
+    torch.testing.assert_close(second.log_prob_joint(z, y), first.log_prob_joint(z, y), **EXACT)
+
+
+@both
+def test_a_state_of_other_sizes_does_not_load(boundary):
+    with pytest.raises(RuntimeError):
+        make(boundary, [4]).load_state_dict(make(boundary, [3]).state_dict())
