@@ -2,14 +2,13 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
 
 import pytest
 import torch
-
-Install = Callable[..., list[EntryPoint]]
+from tn_core_fakes import Install, write_distribution
 
 
 @pytest.fixture(autouse=True)
@@ -24,20 +23,6 @@ def untouched_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The switches of whoever runs the tests do not reach them."""
     for name in ("TN_PLUGINS_STRICT", "TN_PLUGINS_DISABLE"):
         monkeypatch.delenv(name, raising=False)
-
-
-def write_distribution(
-    site: Path, name: str, modules: Mapping[str, str], points: Mapping[str, str], version: str = "1.2.3"
-) -> None:
-    """Writes a distribution as an installer leaves it: modules and a dist-info folder with entry points."""
-    for module, source in modules.items():
-        path = site / f"{module.replace('.', '/')}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source)
-    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text("[tn]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
 
 
 @pytest.fixture

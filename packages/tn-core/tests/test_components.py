@@ -1,6 +1,7 @@
 """Components are built from names and arguments, inner ones first, and mistakes are answered by name."""
 
 import os
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from tn_core.plugins import PluginHost
 class Prior:
     """Has no component in it."""
 
-    def __init__(self, features: int, rank: int = 4, labels: tuple[int, ...] = ()) -> None:
+    def __init__(self, features: int, rank: int = 4, labels: Sequence[int] = ()) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         self.features, self.rank, self.labels = features, rank, labels
@@ -84,7 +85,8 @@ def test_nested_components_are_built_first(host: PluginHost) -> None:
     model = build(spec, "models", host, shape=(1, 8, 8), features=5, labels=[2, 3])
     assert isinstance(model, Model)
     assert model.network == {"shape": (1, 8, 8), "width": 3}
-    assert isinstance(model.prior, Flow) and model.prior.layers == 7
+    assert isinstance(model.prior, Flow)
+    assert model.prior.layers == 7
     assert isinstance(model.prior.base, Prior)
     assert (model.prior.base.rank, model.prior.base.features, model.prior.base.labels) == (9, 5, [2, 3])
     assert (model.features, model.beta) == (5, 0.5)

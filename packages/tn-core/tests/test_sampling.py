@@ -12,6 +12,7 @@ from tn_core_oracle import KINDS, chain_of, evidence_for, log_weights, sizes_of,
 from torch import Tensor
 
 from tn_core import log_partition, sample
+from tn_core.chain import Boundary
 from tn_core.sampling import draw
 
 ERROR_RATE = 1e-6
@@ -41,7 +42,7 @@ def p_value(counts: Tensor, log_w: Tensor) -> float:
     return float(torch.special.gammaincc(torch.tensor((len(wanted) - 1) / 2).double(), statistic / 2))
 
 
-def check(states: Tensor, cores: list[Tensor], boundary: str, evidence: Tensor | dict[int, Tensor] | None) -> None:
+def check(states: Tensor, cores: list[Tensor], boundary: Boundary, evidence: Tensor | dict[int, Tensor] | None) -> None:
     """Asserts that samples (draws, *batch, n) have the right distribution in every row of the batch."""
     sizes = sizes_of(cores)
     log_w = log_weights(cores, boundary, evidence)
@@ -120,7 +121,7 @@ def test_shapes(kind: str, sample_shape: tuple[int, ...], batch: tuple[int, ...]
 
 
 @pytest.mark.parametrize("boundary", ["ring", "train"])
-def test_samples_of_a_row_stay_in_that_row(boundary: str) -> None:
+def test_samples_of_a_row_stay_in_that_row(boundary: Boundary) -> None:
     """Rows observed to be different states come back where they were, for every sample."""
     states = states_of([2, 2, 2])
     evidence = torch.nn.functional.one_hot(states, 2).double().log().reshape(2, 4, 3, 2)
@@ -203,7 +204,7 @@ def test_no_gradients_are_recorded() -> None:
 
 
 @pytest.mark.parametrize("boundary", ["ring", "train"])
-def test_a_long_chain_in_float32(boundary: str) -> None:
+def test_a_long_chain_in_float32(boundary: Boundary) -> None:
     """2,000 variables: the samples of a mixture of two products are one product or the other, half of them each.
 
     Value 0 has probability 0.9 in one component and 0.1 in the other, so a sample's mean tells which one it was; a

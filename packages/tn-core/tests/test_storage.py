@@ -289,7 +289,7 @@ def test_a_disk_that_fails_leaves_nothing_half_written(
 
     config = (saved / CONFIG).read_text()
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match="cannot write to .*No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write to .*No space left on device"):
         save_model(Tiny((1, 8, 8), 4, [3, 2]), config_of(note="new"), saved)
     assert names_in(saved) == [CONFIG, WEIGHTS]  # no temporary files
     assert (saved / CONFIG).read_text() == config
@@ -303,7 +303,7 @@ def test_a_disk_that_fails_leaves_nothing_half_written(
 def test_a_config_that_cannot_be_written_leaves_the_old_model(saved: Path, host: PluginHost) -> None:
     """YAML has no word for a Path; the weights of a model that cannot be described replace nothing."""
     before = load_model(saved, host)[0].scale
-    with pytest.raises(Exception, match="Path|represent"):
+    with pytest.raises(Exception, match=r"Path|represent"):
         save_model(Tiny((1, 8, 8), 4, [3, 2]), config_of(out=saved), saved)
     assert names_in(saved) == [CONFIG, WEIGHTS]
     assert torch.equal(load_model(saved, host)[0].scale, before)

@@ -1,10 +1,12 @@
-"""The chain by definition: every state enumerated, every weight a product of matrices, nothing shared with the code."""
+"""The chain by definition: every state enumerated, every weight a product of matrices; no code of the package."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from tn_core.chain import Boundary
 
 __all__ = ["KINDS", "chain_of", "dense", "evidence_for", "log_weights", "posterior", "sizes_of", "states_of"]
 
@@ -13,13 +15,15 @@ BONDS = (2, 3, 1, 2, 4, 3, 2)
 KINDS = ("ring", "train", "mixed-ring", "mixed-train", "closed-train")
 
 
-def chain_of(kind: str, n: int, dtype: torch.dtype = torch.float64, zeros: bool = False) -> tuple[list[Tensor], str]:
+def chain_of(
+    kind: str, n: int, dtype: torch.dtype = torch.float64, zeros: bool = False
+) -> tuple[list[Tensor], Boundary]:
     """Random cores of one of ``KINDS`` as a list, and their boundary.
 
     "ring" and "train" have equal cores; "mixed-" have their own number of values and bond width each, with open ends
     wider than one; "closed-train" has m_1 = m_{n+1} = 1. ``zeros``: a third of the entries are exactly zero.
     """
-    boundary = "ring" if kind.endswith("ring") else "train"
+    boundary: Boundary = "ring" if kind.endswith("ring") else "train"
     if kind in ("ring", "train"):
         sizes, bonds = [3 if n < 6 else 2] * n, [3] * (n + 1)
     else:
@@ -71,7 +75,7 @@ def dense(sizes: Sequence[int], evidence: Tensor | Mapping[int, Tensor] | None) 
     return full
 
 
-def log_weights(cores: Sequence[Tensor], boundary: str, evidence: Tensor | Mapping[int, Tensor] | None) -> Tensor:
+def log_weights(cores: Sequence[Tensor], boundary: Boundary, evidence: Tensor | Mapping[int, Tensor] | None) -> Tensor:
     """log W[s] + sum_k log e_k(s_k) of every state, (*batch, states)."""
     sizes = sizes_of(cores)
     weights = []
@@ -87,7 +91,7 @@ def log_weights(cores: Sequence[Tensor], boundary: str, evidence: Tensor | Mappi
 
 
 def posterior(
-    cores: Sequence[Tensor], boundary: str, evidence: Tensor | Mapping[int, Tensor] | None, own_evidence: bool
+    cores: Sequence[Tensor], boundary: Boundary, evidence: Tensor | Mapping[int, Tensor] | None, own_evidence: bool
 ) -> Tensor:
     """p(s_k | e) by adding up states, (*batch, n, N); zero if the evidence is impossible."""
     sizes = sizes_of(cores)

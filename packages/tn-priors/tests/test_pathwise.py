@@ -9,8 +9,7 @@ from tn_core.chain import Grouped
 from tn_priors import TRIP, GaussianMixture
 from tn_priors.chain_mixture import normal_log_density
 from tn_priors.comparisons import estimators_agree
-from tn_priors.pathwise import pathwise
-from tn_priors.simple import implicit_draw
+from tn_priors.pathwise import implicit_draw, pathwise
 
 both = pytest.mark.parametrize("boundary", ["ring", "train"])
 

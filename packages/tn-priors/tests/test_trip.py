@@ -99,11 +99,13 @@ def test_marginals_and_conditionals_are_those_of_the_enumeration(boundary, label
 
     nothing = joint([False, False, False])
     marginal = prior(y).marginal([2, 0])
-    assert marginal.event_shape == (2,) and marginal.batch_shape == prior(y).batch_shape
+    assert marginal.event_shape == (2,)
+    assert marginal.batch_shape == prior(y).batch_shape
     torch.testing.assert_close(marginal.log_prob(z[:, [2, 0]]), joint([True, False, True]) - nothing, **EXACT)
     values = torch.where(torch.tensor([False, True, False]), z, unknown)  # entries not given are not looked at
     conditional = prior(y).condition(values, torch.tensor([False, True, False]))
-    assert conditional.event_shape == (2,) and conditional.batch_shape == (4,)
+    assert conditional.event_shape == (2,)
+    assert conditional.batch_shape == (4,)
     expected = joint([True, True, True]) - joint([False, True, False])
     torch.testing.assert_close(conditional.log_prob(z[:, [0, 2]]), expected, **EXACT)
     # a marginal of a conditional: dimension 2 given dimension 1
@@ -210,7 +212,8 @@ def test_the_posterior_of_an_expanded_distribution_has_its_batch(boundary):
 @both
 def test_a_distribution_is_one_of_torch(boundary):
     p = make(boundary)()
-    assert isinstance(p, ChainMixture) and isinstance(p, torch.distributions.Distribution)
+    assert isinstance(p, ChainMixture)
+    assert isinstance(p, torch.distributions.Distribution)
     assert p.has_rsample
     assert p.support.check(torch.zeros(2, 3)).tolist() == [True, True]
     assert boundary in repr(p)
@@ -228,7 +231,8 @@ def test_float32_far_out(boundary, far):
     found = prior(y).log_prob(z)
     found.sum().backward()
     assert torch.isfinite(found).all()
-    assert torch.isfinite(z.grad).all() and (z.grad * far < 0).all()
+    assert torch.isfinite(z.grad).all()
+    assert (z.grad * far < 0).all()
     assert all(torch.isfinite(p.grad).all() for p in prior.parameters())
     exact = prior.double()(y).log_prob(z.detach().double())
     torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
@@ -265,7 +269,8 @@ def test_rank_one_is_independent():
 def test_start_near_a_mixture_depends_and_starts_between_the_ends():
     torch.manual_seed(0)
     prior = TRIP(2, 5, 4, mean_range=2.0, deviation=0.5)
-    assert prior.means.min() == -2 and prior.means.max() == 2
+    assert prior.means.min() == -2
+    assert prior.means.max() == 2
     torch.testing.assert_close(prior.deviations, torch.full((2, 5), 0.5))
     torch.testing.assert_close(TRIP(2, 5, mean_range=2.0).deviations, torch.full((2, 5), 0.8))
     table = Dense(prior).table
@@ -382,7 +387,8 @@ def test_labels_are_spread_among_latents(features, labels):
     gaps = [b - a for a, b in pairwise(at)]
     assert not gaps or max(gaps) - min(gaps) <= 1
     step = (features + labels) / labels
-    assert at[0] < step and len(order) - at[-1] <= step + 1
+    assert at[0] < step
+    assert len(order) - at[-1] <= step + 1
 
 
 def test_order_is_a_permutation_by_its_seed():

@@ -31,7 +31,7 @@ class TensorChain(nn.Module):
         boundary: "ring" or "train".
         start: "mixture" or "random".
         noise: for "mixture", the size of the noise on every entry relative to the entries on the diagonal.
-        learnable: False keeps the cores as buffers.
+        learnable: False fixes the cores.
 
     Raises:
         ValueError: if a size or the rank is below 1, or the boundary or start is unknown.
@@ -71,11 +71,9 @@ class TensorChain(nn.Module):
             size: tuple(k for k, s in enumerate(sizes) if s == size) for size in dict.fromkeys(sizes)
         }
         for size, positions in self._positions.items():
-            values = torch.rand(len(positions), size, rank, rank).clamp_min(1e-6).log()
-            if learnable:
-                self.register_parameter(f"cores_{size}", nn.Parameter(values))
-            else:
-                self.register_buffer(f"cores_{size}", values)
+            empty = torch.empty(len(positions), size, rank, rank)
+            self.register_parameter(f"log_cores_{size}", nn.Parameter(empty, requires_grad=learnable))
+        self.set_random()
         if start == "mixture":
             # each bond value prefers some values of each variable: a Dirichlet(1) table, so that bonds differ
             tables = [-torch.rand(rank, size).clamp_min(1e-6).log() for size in sizes]
@@ -85,15 +83,20 @@ class TensorChain(nn.Module):
     def cores(self) -> Grouped:
         """The non-negative cores, as the functions of this package take them."""
         return Grouped(
-            tuple((ks, self.raw(size).exp()) for size, ks in self._positions.items()),
+            tuple((ks, self.log_cores(size).exp()) for size, ks in self._positions.items()),
             (self.rank,) * (len(self.sizes) + 1),
         )
 
-    def raw(self, size: int) -> Tensor:
-        """The raw cores of the variables with ``size`` values, (variables, size, m, m)."""
-        value = getattr(self, f"cores_{size}")
-        assert isinstance(value, Tensor)
+    def log_cores(self, size: int) -> Tensor:
+        """The parameter of the variables with ``size`` values, (variables, size, m, m)."""
+        value: Tensor = self.get_parameter(f"log_cores_{size}")
         return value
+
+    @torch.no_grad()
+    def set_random(self) -> None:
+        """Draws every entry of every core uniformly from [0, 1)."""
+        for log_cores in self.parameters():
+            log_cores.copy_(torch.rand_like(log_cores).clamp_min(1e-6).log())
 
     @torch.no_grad()
     def set_mixture(self, weights: Tensor, tables: Sequence[Tensor], noise: float | None = None) -> None:
@@ -115,11 +118,12 @@ class TensorChain(nn.Module):
         tables = [t / t.sum(1, keepdim=True) for t in tables]
         tables[0] = tables[0] * (weights / weights.sum()).unsqueeze(1)
         for size, positions in self._positions.items():
-            raw = self.raw(size)
-            diagonal = torch.stack([tables[k] for k in positions]).to(raw).transpose(1, 2)  # shape: (group, N, m)
+            log_cores = self.log_cores(size)
+            diagonal = torch.stack([tables[k] for k in positions]).to(log_cores).transpose(1, 2)  # shape: (group, N, m)
             # noise in the scale of a typical entry, spread over the row of the bond
             scale = noise * diagonal.mean((1, 2))[:, None, None, None] / self.rank
-            raw.copy_((torch.diag_embed(diagonal) + scale * 2 * torch.rand_like(raw)).clamp_min(1e-12).log())
+            entries = torch.diag_embed(diagonal) + scale * 2 * torch.rand_like(log_cores)
+            log_cores.copy_(entries.clamp_min(1e-12).log())
 
     def log_partition(self, log_evidence: Evidence = None) -> Tensor:
         """See :func:`tn_core.log_partition`."""

@@ -155,6 +155,7 @@ class ChainMixture(Distribution):
 
     def component_posterior(self, value: Tensor) -> Tensor:
         r"""Returns p(s_k | z, evidence), (\*batch, d, N), for values z (\*batch, d)."""
+        value = value.expand(*torch.broadcast_shapes(value.shape[:-1], self.batch_shape), *value.shape[-1:])
         found = marginals(self.cores, self._with_values(value), boundary=self.boundary)
         return found[..., list(self.positions), : self.means.shape[1]]
 

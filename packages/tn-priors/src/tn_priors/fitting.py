@@ -1,89 +1,136 @@
-"""Fitting priors to latents."""
+r"""Fitting a chain prior to latents: one-dimensional mixtures, a mixture of products, then the exact likelihood.
 
+A chain whose cores are diagonal, G_k[s] = diag(p_k(s | c)), is a mixture over c of products of independent variables.
+Such a mixture has a closed-form expectation maximisation and makes a good start; gradient steps on the exact log
+likelihood then let the bond change along the chain.
+"""
+
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tn_priors.labels import Categorical
+from tn_priors.chain_mixture import normal_log_density
 
 if TYPE_CHECKING:
     from tn_priors.trip import TRIP
 
-__all__ = ["fit_by_gradient", "mixture_of_products", "mixtures_1d"]
+__all__ = ["check_latents", "fit_by_gradient", "fit_mixture_of_products", "mixture_of_products", "mixtures_1d"]
+
+# expectation maximisation sees at most so many samples: its statistics are averages, and it holds them all at once
+MOST_SAMPLES = 10_000
 
 
+def check_latents(z: Tensor, features: int) -> None:
+    """Raises a ValueError unless z is finite, (samples, features), with at least 2 samples."""
+    if z.ndim != 2 or z.shape[1] != features or len(z) < 2:
+        raise ValueError(f"z must have shape (samples, {features}) with at least 2 samples, got {tuple(z.shape)}")
+    if not bool(torch.isfinite(z).all()):
+        raise ValueError("z must be finite, got NaN or infinity")
+
+
+@torch.no_grad()
 def mixtures_1d(z: Tensor, components: int, iterations: int = 50) -> tuple[Tensor, Tensor, Tensor]:
-    """EM for one mixture of Gaussians a column, all columns at once. Starts at quantiles.
+    """Fits a mixture of Gaussians to every column by expectation maximisation, all columns at once.
+
+    The means start at quantiles; a deviation never falls below a twentieth of its column's.
+
+    Arguments:
+        z: (samples, features).
+        components: Gaussians a column.
+        iterations: of expectation maximisation.
 
     Returns:
-        means, deviations, weights, each (features, components).
+        Means, deviations and weights, each (features, components).
     """
-    z = z.detach()
-    q = (torch.arange(components, device=z.device) + 0.5) / components
-    means = torch.quantile(z[:10_000], q.to(z), dim=0).T.contiguous()  # shape: (features, components)
-    spread = z.std(0).clamp_min(1e-3)
-    means = means + 1e-3 * spread.unsqueeze(1) * torch.linspace(-1, 1, components).to(z)
-    deviations = (spread / components**0.5).unsqueeze(1).repeat(1, components)
+    z = z[:MOST_SAMPLES]
+    spread = z.std(0).clamp_min(1e-3).unsqueeze(1)  # shape: (features, 1)
+    levels = (torch.arange(components).to(z) + 0.5) / components
+    # equal quantiles (a collapsed or discrete column) are told apart by a hair
+    hair = 1e-3 * spread * torch.linspace(-1, 1, components).to(z)
+    means = torch.quantile(z, levels, dim=0).T + hair
+    deviations = spread / components**0.5 * torch.ones_like(means)
     weights = torch.full_like(means, 1 / components)
-    floor = 0.05 * spread.unsqueeze(1)
     for _ in range(iterations):
-        log_p = -0.5 * ((z.unsqueeze(-1) - means) / deviations) ** 2 - deviations.log() + weights.log()
-        r = log_p.softmax(-1)  # shape: (samples, features, components)
-        mass = r.sum(0) + 1e-6
-        means = (r * z.unsqueeze(-1)).sum(0) / mass
-        deviations = ((r * (z.unsqueeze(-1) - means) ** 2).sum(0) / mass).sqrt().clamp_min(floor)
+        log_p = normal_log_density(z.unsqueeze(-1), means, deviations) + weights.log()
+        share = log_p.softmax(-1)  # shape: (samples, features, components)
+        mass = share.sum(0) + 1e-6
+        means = (share * z.unsqueeze(-1)).sum(0) / mass
+        variance = (share * (z.unsqueeze(-1) - means) ** 2).sum(0) / mass
+        deviations = torch.maximum(variance.sqrt(), 0.05 * spread)
         weights = mass / mass.sum(-1, keepdim=True)
     return means, deviations, weights
 
 
 @torch.no_grad()
-def mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None, iterations: int = 30) -> None:
-    """EM for a mixture of ``rank`` products, written into means, deviations and cores."""
+def mixture_of_products(
+    weights: Sequence[Tensor], start: Tensor, products: int, iterations: int = 30
+) -> tuple[Tensor, list[Tensor]]:
+    """Fits a mixture of products of independent discrete variables by expectation maximisation.
+
+    Arguments:
+        weights: for each variable (samples, N_k), the likelihood of its values a sample; ones where unknown.
+        start: the product every sample starts in, long (samples,).
+        products: how many.
+        iterations: of expectation maximisation.
+
+    Returns:
+        The weights of the products (products,), and for each variable the probabilities of its values in each
+        (products, N_k).
+    """
+    share = torch.nn.functional.one_hot(start, products).to(weights[0]) * 0.9 + 0.1 / products
+    mixing = share.mean(0)
+    tables = [w.new_full((products, w.shape[1]), 1 / w.shape[1]) for w in weights]
+    tiny = torch.finfo(mixing.dtype).tiny
+    for _ in range(iterations):
+        log_share = mixing.log().expand(len(share), -1)
+        for k, w in enumerate(weights):
+            # expected counts of the values in each product; a pinch of each, so that none is ruled out for ever
+            counts = tables[k] * ((share / (w @ tables[k].T).clamp_min(tiny)).T @ w) + 1e-4
+            tables[k] = counts / counts.sum(1, keepdim=True)
+            log_share = log_share + (w @ tables[k].T).clamp_min(tiny).log()
+        share = log_share.softmax(-1)
+        mixing = share.mean(0).clamp_min(1e-6)
+    return mixing / mixing.sum(), tables
+
+
+@torch.no_grad()
+def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
+    """Fits a mixture of ``rank`` products to latents and labels and writes it into the prior. Starts at a k-means."""
     from sklearn.cluster import KMeans
 
-    m = prior.chain.rank
-    means, deviations, _ = mixtures_1d(z[:10_000], prior.components)
+    kept = torch.randperm(len(z), device=z.device)[:MOST_SAMPLES]
+    z, y = z[kept], None if y is None else y[kept]
+    means, deviations, _ = mixtures_1d(z, prior.components)
     prior.means.copy_(means)
     prior.log_deviations.copy_(deviations.log())
-    dist = prior()
-    evidence = {k: e for k, e in enumerate(
-        (-0.5 * ((z.unsqueeze(-1) - means) / deviations) ** 2 - deviations.log()).unbind(1)
-    )}
-    position = prior._position
-    if y is not None:
-        for p, e in prior._label_evidence(y).items():
-            evidence[prior.order[p].item()] = e
-    for k in evidence:
-        e = evidence[k]
-        evidence[k] = (e - e.amax(-1, keepdim=True)).exp()
-    n = len(prior.order)
-    sizes = [prior.chain.sizes[position[v]] for v in range(n)]
-    km = KMeans(m, n_init=1, random_state=0).fit(z[:10_000].cpu().numpy())
-    c = torch.tensor(km.predict(z.cpu().numpy()), device=z.device).long()
-    r = torch.nn.functional.one_hot(c, m).to(z) * 0.9 + 0.1 / m
-    tables = [torch.full((m, s), 1 / s, device=z.device, dtype=z.dtype) for s in sizes]
-    weights = torch.full((m,), 1 / m, device=z.device, dtype=z.dtype)
-    for it in range(iterations):
-        log_r = weights.log().expand(len(z), -1).clone()
-        for v, e in evidence.items():
-            p = e @ tables[v].T  # samples, m
-            rr = r / p.clamp_min(1e-30)
-            tables[v] = tables[v] * (rr.T @ e) + 1e-4
-            tables[v] = tables[v] / tables[v].sum(1, keepdim=True)
-            log_r += (e @ tables[v].T).clamp_min(1e-30).log()
-        r = log_r.softmax(-1)
-        weights = r.mean(0).clamp_min(1e-6)
-    prior.set_mixture(weights, tables)
+    log_weights = list(normal_log_density(z.unsqueeze(-1), means, deviations).unbind(1))
+    evidence = prior.label_evidence(y)
+    for j, size in enumerate(prior.sizes[prior.features :]):
+        log_weights.append(evidence.get(prior.features + j, z.new_zeros(len(z), size)))
+    weights = [torch.exp(w - w.amax(-1, keepdim=True)) for w in log_weights]
+    rank = prior.chain.rank
+    clusters = KMeans(min(rank, len(z)), n_init=1, random_state=0).fit_predict(z.cpu().numpy())
+    prior.set_mixture(*mixture_of_products(weights, torch.from_numpy(clusters).long().to(z.device), rank))
 
 
-def fit_by_gradient(prior: nn.Module, z: Tensor, y: Tensor | None, *, steps: int, learning_rate: float, batch: int = 512) -> None:
-    opt = torch.optim.Adam(prior.parameters(), lr=learning_rate)
-    for i in range(steps):
-        for gr in opt.param_groups:
-            gr["lr"] = learning_rate * (1 - i / steps)
-        idx = torch.randint(len(z), (batch,))
-        loss = -prior.log_prob_joint(z[idx], None if y is None else y[idx]).mean()
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
+def fit_by_gradient(
+    prior: "TRIP", z: Tensor, y: Tensor | None, steps: int, learning_rate: float, batch_size: int = 512
+) -> None:
+    """Gradient steps (Adam, the learning rate falling linearly to zero) on the exact log likelihood."""
+    parameters = [p for p in prior.parameters() if p.is_floating_point()]
+    fixed = [p for p in parameters if not p.requires_grad]
+    optimiser = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))
+    with torch.enable_grad():
+        for _ in range(steps):
+            index = torch.randint(len(z), (min(batch_size, len(z)),), device=z.device)
+            loss = -prior.log_prob_joint(z[index], None if y is None else y[index]).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    for p in fixed:
+        p.requires_grad_(False)
+    optimiser.zero_grad()

@@ -55,7 +55,7 @@ class Continuous:
 
 Label = Categorical | Continuous
 Known = Tensor | Sequence[Tensor | None] | None
-"""What is known of the labels: a tensor (*batch, labels) of values, -1 or NaN where unknown; or a sequence with an
+"""What is known of the labels: a tensor (*batch, labels) of values, -1 (categorical) or NaN where unknown; or a sequence with an
 entry a label. For a categorical label: None (unknown), integers (*batch,), a bool mask (*batch, N_j) of the values
 allowed, or floats (*batch, N_j), log weights as soft evidence. For a continuous one: None or floats (*batch,)."""
 

@@ -18,7 +18,7 @@ import torch
 from tn_core.chain import Boundary, Grouped, by_position, leaves, product_tree, weigh
 from torch import Tensor
 
-__all__ = ["pathwise"]
+__all__ = ["implicit_draw", "pathwise"]
 
 
 def pathwise(
@@ -74,17 +74,34 @@ def pathwise(
         turned = suffixes[k + 1] @ prefix  # shape: (samples, rows, m, m)
         p = turned.mT.flatten(-2) @ g.flatten(1).T
         p = p / p.sum(-1, keepdim=True)
-        start = drawn[..., j]
-        x = (start.unsqueeze(-1) - means[j]) / deviations[j]
-        cdf = (p * torch.special.ndtr(x)).sum(-1)
-        density = (p * torch.exp(-0.5 * x**2) / (deviations[j] * math.sqrt(2 * math.pi))).sum(-1).detach()
-        z = start - (cdf - cdf.detach()) / density.clamp_min(torch.finfo(density.dtype).tiny)
+        z = implicit_draw(drawn[..., j], p, means[j], deviations[j])
         found[j] = z
         log_e = -0.5 * ((z.unsqueeze(-1) - means[j]) / deviations[j]) ** 2 - deviations[j].log()
         e = torch.exp(log_e - log_e.detach().amax(-1, keepdim=True))
         emission = (e @ g.flatten(1)).unflatten(-1, g.shape[1:])
         prefix = _scaled(prefix @ emission)
     return torch.stack([found[j] for j in range(d)], -1).reshape(value.shape)
+
+
+def implicit_draw(start: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
+    r"""Returns samples of one-dimensional mixtures of Gaussians with the derivative -dF / f of a quantile.
+
+    F is the distribution function and f the density of the mixture.
+
+    Arguments:
+        start: the samples (\*batch,), constants.
+        weights: (\*batch, N), summing to one.
+        means: (\*batch, N).
+        deviations: (\*batch, N).
+
+    Returns:
+        The same numbers (\*batch,).
+    """
+    x = (start.unsqueeze(-1) - means) / deviations
+    cdf = (weights * torch.special.ndtr(x)).sum(-1)
+    density = (weights * torch.exp(-0.5 * x**2) / (deviations * math.sqrt(2 * math.pi))).sum(-1).detach()
+    z: Tensor = start - (cdf - cdf.detach()) / density.clamp_min(torch.finfo(density.dtype).tiny)
+    return z
 
 
 def _scaled(matrix: Tensor) -> Tensor:

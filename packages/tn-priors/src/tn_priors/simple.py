@@ -14,8 +14,9 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from zuko.lazy import LazyDistribution
 
 from tn_priors.chain_mixture import normal_log_density
+from tn_priors.pathwise import implicit_draw
 
-__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal", "implicit_draw"]
+__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal"]
 
 
 class StandardNormal(LazyDistribution):
@@ -208,27 +209,6 @@ class DiagonalMixture(MixtureSameFamily):
         log_weights, _, _ = self._parameters()
         joint = log_weights + self.component_distribution.log_prob(value.unsqueeze(-2))
         return joint.softmax(-1)
-
-
-def implicit_draw(start: Tensor, weights: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
-    r"""Returns samples of one-dimensional mixtures of Gaussians with the derivative -dF / f of a quantile.
-
-    F is the distribution function and f the density of the mixture; see :mod:`tn_priors.pathwise`.
-
-    Arguments:
-        start: the samples (\*batch,), constants.
-        weights: (\*batch, N), summing to one.
-        means: (\*batch, N).
-        deviations: (\*batch, N).
-
-    Returns:
-        The same numbers (\*batch,).
-    """
-    x = (start.unsqueeze(-1) - means) / deviations
-    cdf = (weights * torch.special.ndtr(x)).sum(-1)
-    density = (weights * torch.exp(-0.5 * x**2) / (deviations * math.sqrt(2 * math.pi))).sum(-1).detach()
-    z: Tensor = start - (cdf - cdf.detach()) / density.clamp_min(torch.finfo(density.dtype).tiny)
-    return z
 
 
 def _no_labels(prior: LazyDistribution, y: object) -> None:

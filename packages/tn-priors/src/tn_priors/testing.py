@@ -71,7 +71,8 @@ class PriorSuite:
         p = self.build()()
         assert isinstance(p, Distribution)
         assert p.batch_shape == ()
-        assert len(p.event_shape) == 1 and p.event_shape[0] >= 1
+        assert len(p.event_shape) == 1
+        assert p.event_shape[0] >= 1
 
     @pytest.mark.parametrize("shape", [(), (5,), (3, 5)], ids=str)
     def test_shapes(self, shape: tuple[int, ...]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
-from tn_priors.fitting import fit_by_gradient, mixture_of_products, mixtures_1d
+from tn_priors.fitting import check_latents, fit_by_gradient, fit_mixture_of_products, mixtures_1d
 from tn_priors.labels import Categorical, Known, Label, as_integers, as_label, categorical_evidence
 
 __all__ = ["TRIP", "TTLP"]
@@ -77,11 +77,12 @@ class TRIP(LazyDistribution):
             raise ValueError(f"mean_range must be positive, got {mean_range}")
         if deviation is not None and not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
-        self.features, self.components = features, components
+        self.features, self.components, self.start = features, components, start
         self.labels = tuple(as_label(label) for label in labels)
         order = _spread(features, len(self.labels), order_seed)
         self.register_buffer("order", order)  # order[position]: which variable, latents first, then labels
-        self._position = torch.argsort(order).tolist()
+        self._read_order()
+        self.register_load_state_dict_post_hook(TRIP._read_order)
         label_sizes = [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
         self.sizes = (*[components] * features, *label_sizes)  # latents first, then labels
         self.chain = TensorChain([self.sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable)
@@ -101,19 +102,27 @@ class TRIP(LazyDistribution):
             width = (label.high - label.low) / label.components
             self.label_means.append(own(torch.linspace(label.low, label.high, label.components)))
             self.label_log_deviations.append(own(torch.full((label.components,), width).log()))
-        if start == "mixture":
-            self._start_near_mixture(mean_range)
+        self._start()
 
-    def _start_near_mixture(self, mean_range: float) -> None:
-        """Every bond value gets a soft blob of the latents' space and a favourite value of every label."""
+    def _read_order(self, _: object = None) -> None:
+        """Keeps the position of every variable as a list, also after another order was loaded."""
+        self._position: list[int] = torch.argsort(self.order).tolist()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Draws the cores: at random, or so that every bond value has a place in the latents' space and its labels."""
+        if self.start == "random":
+            self.chain.set_random()
+            return
         rank = self.chain.rank
         tables = []
-        for means in self.means.detach():
-            centre = torch.randn(rank, 1) * (0.27 * mean_range)
-            tables.append(torch.exp(-0.5 * ((means - centre) / (0.2 * mean_range)) ** 2) + 1e-3)
+        for means in self.means:
+            reach = means.abs().amax().clamp_min(1e-6)
+            centre = torch.randn(rank, 1).to(means) * (0.27 * reach)
+            tables.append(torch.exp(-0.5 * ((means - centre) / (0.2 * reach)) ** 2) + 1e-3)
         for size in self.sizes[self.features :]:
-            tables.append(nn.functional.one_hot(torch.arange(rank) % size, size) + 0.1 / size)
-        self.set_mixture(torch.ones(rank), tables)
+            tables.append(nn.functional.one_hot(torch.arange(rank, device=self.means.device) % size, size) + 0.1 / size)
+        self.set_mixture(torch.ones(rank).to(self.means), tables)
 
     def set_mixture(self, weights: Tensor, tables: Sequence[Tensor]) -> None:
         """Writes a mixture of ``rank`` products of independent variables into the cores.
@@ -121,6 +130,9 @@ class TRIP(LazyDistribution):
         Arguments:
             weights: (rank,), the weight of each product.
             tables: for each latent, then each label, (rank, N_k): the probabilities of its values in each product.
+
+        Raises:
+            ValueError: if a shape is not as above.
         """
         self.chain.set_mixture(weights, [tables[v] for v in self.order.tolist()])
 
@@ -138,20 +150,25 @@ class TRIP(LazyDistribution):
         r"""Returns p(z | what is known of the labels).
 
         Arguments:
-            y: None: nothing; a tensor (\*batch, labels) of values, -1 or NaN where unknown; or a sequence with an entry
-                a label. For a categorical label: None, integers (\*batch,), a bool mask (\*batch, N_j) of the values
+            y: None: nothing; a tensor (\*batch, labels) of values, -1 (categorical) or NaN where unknown; or a sequence
+                with an entry a label. For a categorical label: None, integers (\*batch,), a bool mask (\*batch, N_j) of the values
                 allowed, or floats (\*batch, N_j), log weights. For a continuous one: None or floats (\*batch,).
 
         Raises:
             ValueError: if a shape does not fit or a value is out of range.
         """
-        positions = self._position[: self.features]
         return ChainMixture(
-            self.chain.cores, self.boundary, positions, self.means, self.deviations, self._label_evidence(y)
+            self.chain.cores,
+            self.boundary,
+            self._position[: self.features],
+            self.means,
+            self.deviations,
+            {self._position[v]: e for v, e in self.label_evidence(y).items()},
+            validate_args=True,  # importing zuko turns torch's default off
         )
 
-    def _label_evidence(self, y: Known) -> dict[int, Tensor]:
-        """The evidence of labels that anything is known of, by position on the chain."""
+    def label_evidence(self, y: Known) -> dict[int, Tensor]:
+        """The log weights of labels that anything is known of, by variable: ``features`` + the label's number."""
         count = len(self.labels)
         if y is None:
             return {}
@@ -159,7 +176,7 @@ class TRIP(LazyDistribution):
             if y.ndim < 1 or y.shape[-1] != count:
                 raise ValueError(f"y must have shape (*batch, {count}), got {tuple(y.shape)}")
             entries: list[Tensor | None] = [
-                as_integers(v, f"label {j}") if isinstance(label, Categorical) and v.is_floating_point() else v
+                (as_integers(v, f"label {j}") if v.is_floating_point() else v) if isinstance(label, Categorical) else v
                 for j, (label, v) in enumerate(zip(self.labels, y.unbind(-1), strict=True))
             ]
         else:
@@ -175,6 +192,8 @@ class TRIP(LazyDistribution):
             if parameters is None:
                 found = categorical_evidence(known, self.sizes[self.features + j], f"label {j}")
             else:
+                if not known.is_floating_point():
+                    raise ValueError(f"label {j} is continuous: it takes floats, NaN where unknown, got {known.dtype}")
                 means, log_deviations = parameters
                 value = known.to(self.means).unsqueeze(-1)
                 if bool(torch.isinf(value).any()):
@@ -182,7 +201,7 @@ class TRIP(LazyDistribution):
                 unknown = torch.isnan(value)
                 found = normal_log_density(torch.where(unknown, 0, value), means, log_deviations.exp())
                 found = torch.where(unknown, 0, found)
-            evidence[self._position[self.features + j]] = found.to(self.means)
+            evidence[self.features + j] = found.to(self.means)
         return evidence
 
     def log_prob_labels(self, y: Known) -> Tensor:
@@ -212,36 +231,47 @@ class TRIP(LazyDistribution):
         return [found[..., p, :size] for p, size in list(places)[self.features :]]
 
     @torch.no_grad()
-    def reinitialize(self, z: Tensor, y: Known = None) -> None:
-        """Starts again from latents, as the papers do: one-dimensional mixtures, then random cores near a mixture.
+    def reinitialize(self, z: Tensor) -> None:
+        """Starts again from latents as the papers do: one-dimensional mixtures, then fresh random cores.
+
+        Means and deviations are fitted by expectation maximisation (TRIP section 3.1); the cores start anew as in the
+        constructor. An optimiser that holds the parameters should start anew as well.
 
         Arguments:
             z: latents (samples, features).
-            y: ignored by the papers' scheme; see :meth:`fit`.
+
+        Raises:
+            ValueError: if z has another shape, fewer than 2 samples, or is not finite.
         """
-        means, deviations, _ = mixtures_1d(z, self.components)
+        check_latents(z, self.features)
+        means, deviations, _ = mixtures_1d(z.detach().to(self.means), self.components)
         self.means.copy_(means)
         self.log_deviations.copy_(deviations.log())
-        for parameter in self.chain.parameters():
-            parameter.copy_(torch.rand_like(parameter))
+        self._start()
 
     def fit(self, z: Tensor, y: Tensor | None = None, *, steps: int = 300, learning_rate: float = 1e-2) -> None:
-        """Fits the prior to latents of any model: ex-post density estimation.
+        """Fits the prior to latents of any model: ex-post density estimation. Fits fixed parameters too.
 
-        One-dimensional mixtures initialise means and deviations; a mixture of ``rank`` products is fitted by expectation
+        One-dimensional mixtures give means and deviations; a mixture of ``rank`` products is fitted by expectation
         maximisation and written into the cores; gradient steps on the exact log likelihood do the rest.
 
         Arguments:
             z: latents (samples, features).
-            y: labels (samples, labels), -1 or NaN where unknown.
+            y: labels (samples, labels), -1 or NaN where unknown; not given: all unknown.
             steps: the number of gradient steps.
             learning_rate: their size.
 
         Raises:
-            ValueError: if z is empty, not finite or of another shape.
+            ValueError: if z has another shape, fewer than 2 samples, or is not finite, labels do not fit, or a number is out of its range.
         """
-        mixture_of_products(self, z, y)
-        fit_by_gradient(self, z, y, steps=steps, learning_rate=learning_rate)
+        check_latents(z, self.features)
+        if steps < 0 or not learning_rate > 0:
+            raise ValueError(f"steps must not be negative and learning_rate positive, got {steps}, {learning_rate}")
+        if y is not None and len(y) != len(z):
+            raise ValueError(f"as many labels as latents are needed, got {len(y)} and {len(z)}")
+        z = z.detach().to(self.means)
+        fit_mixture_of_products(self, z, y)
+        fit_by_gradient(self, z, y, steps, learning_rate)
 
 
 def _spread(features: int, labels: int, seed: int) -> Tensor:
