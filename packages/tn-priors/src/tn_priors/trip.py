@@ -77,7 +77,7 @@ class TRIP(LazyDistribution):
             raise ValueError(f"mean_range must be positive, got {mean_range}")
         if deviation is not None and not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
-        self.features, self.components, self.start = features, components, start
+        self.features, self.components = features, components
         self.labels = tuple(as_label(label) for label in labels)
         order = _spread(features, len(self.labels), order_seed)
         self.register_buffer("order", order)  # order[position]: which variable, latents first, then labels
@@ -102,18 +102,16 @@ class TRIP(LazyDistribution):
             width = (label.high - label.low) / label.components
             self.label_means.append(own(torch.linspace(label.low, label.high, label.components)))
             self.label_log_deviations.append(own(torch.full((label.components,), width).log()))
-        self._start()
+        if start == "mixture":
+            self._start_near_mixture()
 
     def _read_order(self, _: object = None) -> None:
         """Keeps the position of every variable as a list, also after another order was loaded."""
         self._position: list[int] = torch.argsort(self.order).tolist()
 
     @torch.no_grad()
-    def _start(self) -> None:
-        """Draws the cores: at random, or so that every bond value has a place in the latents' space and its labels."""
-        if self.start == "random":
-            self.chain.set_random()
-            return
+    def _start_near_mixture(self) -> None:
+        """Gives every value of the bond a place of its own in the latents' space, and a value of every label."""
         rank = self.chain.rank
         tables = []
         for means in self.means:
@@ -234,8 +232,8 @@ class TRIP(LazyDistribution):
     def reinitialize(self, z: Tensor) -> None:
         """Starts again from latents as the papers do: one-dimensional mixtures, then fresh random cores.
 
-        Means and deviations are fitted by expectation maximisation (TRIP section 3.1); the cores start anew as in the
-        constructor. An optimiser that holds the parameters should start anew as well.
+        Means and deviations are fitted by expectation maximisation, the cores are drawn at random (TRIP section 3.1).
+        An optimiser that holds the parameters should start anew as well.
 
         Arguments:
             z: latents (samples, features).
@@ -247,7 +245,7 @@ class TRIP(LazyDistribution):
         means, deviations, _ = mixtures_1d(z.detach().to(self.means), self.components)
         self.means.copy_(means)
         self.log_deviations.copy_(deviations.log())
-        self._start()
+        self.chain.set_random()
 
     def fit(self, z: Tensor, y: Tensor | None = None, *, steps: int = 300, learning_rate: float = 1e-2) -> None:
         """Fits the prior to latents of any model: ex-post density estimation. Fits fixed parameters too.

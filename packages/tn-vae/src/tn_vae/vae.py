@@ -87,8 +87,12 @@ class VAE(LightningModule):
     def posterior(self, x: Tensor) -> Independent:
         """q(z | x): independent normals, batch (batch,), event (features,)."""
         outputs = self.network.encoder(x)
-        if outputs.shape[-1] % 2:
-            raise ValueError(f"the encoder must give a mean and a log deviation a latent, got {outputs.shape[-1]} numbers")
+        latents = getattr(self.prior, "features", outputs.shape[-1] // 2)
+        if outputs.shape[-1] != 2 * latents:
+            raise ValueError(
+                f"the encoder gives {outputs.shape[-1]} numbers, a mean and a log deviation for "
+                f"{outputs.shape[-1] / 2:g} latents, but the prior has {latents}"
+            )
         mean, log_deviation = outputs.chunk(2, -1)
         # bounded smoothly, so that neither a tiny nor a huge deviation ends in NaN
         deviation = torch.exp(7 * torch.tanh(log_deviation / 7))
