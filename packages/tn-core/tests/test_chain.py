@@ -74,7 +74,7 @@ def test_mapping_evidence_against_enumeration(
     cores, boundary = chain_of(kind, 7)
     evidence = mapping_for(sizes_of(cores), positions, batches)
     given = as_given(cores, kind)
-    batch = torch.broadcast_shapes(*batches)
+    batch = torch.broadcast_shapes(*batches)  # type: ignore[no-untyped-call]
     log_z = log_partition(given, evidence, boundary=boundary)
     assert log_z.shape == batch
     close(log_z, log_weights(cores, boundary, evidence).logsumexp(-1))
@@ -181,6 +181,19 @@ def test_own_evidence_left_out_even_if_it_contradicts_the_others(boundary: Bound
     contradiction = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]], dtype=torch.float64)
     found = marginals(cores, contradiction, boundary=boundary, own_evidence=False)
     close(found, posterior(cores, boundary, contradiction, False))
+
+
+@pytest.mark.parametrize("boundary", ["ring", "train"])
+def test_nan_is_not_taken_for_impossible(boundary: Boundary) -> None:
+    """A network that has diverged must not look like evidence that rules everything out."""
+    good, bad = torch.rand(3, 2, 2, 2), torch.rand(3, 2, 2, 2)
+    bad[1, 0, 0, 0] = torch.nan
+    assert log_partition(bad, boundary=boundary).isnan()
+    evidence = torch.zeros(2, 3, 2)
+    evidence[1, 1, 0] = torch.nan
+    log_z = log_partition(good, evidence, boundary=boundary)
+    assert log_z[0].isfinite()
+    assert log_z[1].isnan()
 
 
 def soft_evidence(sizes: Sequence[int], batch: Sequence[int]) -> Tensor:
@@ -316,6 +329,23 @@ def test_the_weight_is_exact_for_any_beam(kind: str, beam: int) -> None:
     assignments, log_w = best_by_enumeration(cores, boundary, evidence, range(7))
     close(weight_of(states, range(7), assignments, log_w), log_weight)
     assert (log_weight <= log_w.amax(-1) + 1e-10).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prefixes_are_scored_by_their_exact_marginals(kind: str) -> None:
+    """A beam of one takes, variable by variable, the likeliest value given those before it."""
+    cores, boundary = chain_of(kind, 7)
+    sizes = sizes_of(cores)
+    evidence = evidence_for(sizes, (20,))
+    states, log_w = states_of(sizes), log_weights(cores, boundary, evidence)
+    found, _ = mode(cores, evidence, boundary=boundary, beam=1)
+    for row in range(20):
+        kept = torch.ones(len(states), dtype=torch.bool)
+        for k, size in enumerate(sizes):
+            scores = [log_w[row, kept & (states[:, k] == s)].logsumexp(0) for s in range(size)]
+            value = int(torch.stack(scores).argmax())
+            assert found[row, k] == value
+            kept &= states[:, k] == value
 
 
 @pytest.mark.parametrize("boundary", ["ring", "train"])

@@ -134,6 +134,12 @@ def test_duplicates_stop_the_command(site: Path) -> None:
         (["orbit", "--around", "Satrun"], 1, ["no prior is called 'Satrun'", "did you mean Saturn?"]),
         (["orbit", "--around=Satrun"], 1, ["no prior is called 'Satrun'", "did you mean Saturn?"]),
         (["orbit", "--around.name", "Satrun"], 1, ["no prior is called 'Satrun'", "did you mean Saturn?"]),
+        # an inner name is checked before the outer one's module is imported
+        (
+            ["orbit", "--around", "Jupiter", "--around.prior", "Satrun"],
+            1,
+            ["no prior is called 'Satrun'", "did you mean Saturn?"],
+        ),
         (["impute"], 1, ["'impute' comes with tn-eval", "python -m pip install tn-eval"]),
     ],
 )

@@ -67,7 +67,7 @@ def dense(sizes: Sequence[int], evidence: Tensor | Mapping[int, Tensor] | None) 
     if isinstance(evidence, Tensor):
         return evidence
     given = evidence or {}
-    batch = torch.broadcast_shapes(*(e.shape[:-1] for e in given.values())) if given else ()
+    batch = torch.broadcast_shapes(*(e.shape[:-1] for e in given.values()))  # type: ignore[no-untyped-call]
     exists = torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(1)
     full = torch.where(exists, 0.0, -torch.inf).double().repeat(*batch, 1, 1)
     for k, e in given.items():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from tn_vae import DCGAN, MLP, Conv8, SmallConv
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (2, 5, 7), (1, 29, 27)]

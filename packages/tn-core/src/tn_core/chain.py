@@ -88,7 +88,9 @@ def group(cores: Cores, boundary: Boundary) -> Grouped:
         if g.ndim != 3 or 0 in g.shape:
             raise ValueError(f"core {k} must have shape (N, m_left, m_right), none of them 0; got {tuple(g.shape)}")
         if k and g.shape[1] != cores[k - 1].shape[2]:
-            raise ValueError(f"core {k} has left bond {g.shape[1]}, core {k - 1} has right bond {cores[k - 1].shape[2]}")
+            raise ValueError(
+                f"core {k} has left bond {g.shape[1]}, core {k - 1} has right bond {cores[k - 1].shape[2]}"
+            )
     bonds = (*(g.shape[1] for g in cores), cores[-1].shape[2])
     if boundary == "ring" and bonds[0] != bonds[-1]:
         raise ValueError(f"a ring must close: its first bond is {bonds[0]}, its last is {bonds[-1]}")
@@ -140,15 +142,17 @@ def weigh(chain: Grouped, log_evidence: Evidence) -> Weights:
         flat = log_evidence.reshape(-1, n, largest).transpose(0, 1)
         peak = _peak(flat)
         scaled = torch.exp(flat - peak)
-        groups = tuple(
-            (tuple(range(len(ks))), take(scaled, list(ks))[..., : g.shape[1]]) for ks, g in chain.groups
-        )
+        groups = tuple((tuple(range(len(ks))), take(scaled, list(ks))[..., : g.shape[1]]) for ks, g in chain.groups)
         return Weights(log_evidence.shape[:-2], groups, peak.sum((0, 2)))
     for k, e in log_evidence.items():
         if not 0 <= k < n or e.ndim < 1 or e.shape[-1] != sizes[k]:
             allowed = f"(*batch, {sizes[k]})" if 0 <= k < n else f"none: positions are 0 to {n - 1}"
             raise ValueError(f"evidence at position {k} must have shape {allowed}, got {tuple(e.shape)}")
-    batch = torch.broadcast_shapes(*(e.shape[:-1] for e in log_evidence.values()))
+    try:
+        batch = torch.broadcast_shapes(*(e.shape[:-1] for e in log_evidence.values()))
+    except RuntimeError:
+        shapes = {k: tuple(e.shape[:-1]) for k, e in log_evidence.items()}
+        raise ValueError(f"the batch shapes of the evidence do not broadcast: {shapes}") from None
     log_scale = chain.like.new_zeros(())
     stacked: list[tuple[tuple[int, ...], Tensor | None]] = []
     for ks, g in chain.groups:
@@ -295,21 +299,25 @@ def _rescale(level: Level) -> tuple[Level, Tensor]:
 
 
 def log_or_minus_infinity(x: Tensor) -> Tensor:
-    """log x, minus infinity with zero gradient (not NaN) at zero."""
-    positive = x > 0
-    return torch.where(positive, torch.log(torch.where(positive, x, 1)), -torch.inf)
+    """log x, minus infinity with zero gradient (not NaN) at zero. NaN stays NaN."""
+    zero = x == 0
+    return torch.where(zero, -torch.inf, torch.log(torch.where(zero, 1, x)))
 
 
-def _tree_plan(chain: Grouped, weights: Weights) -> Tensor:
-    """log Z of a ring: a tree of matrix products, O(rows n m^3), depth log2 n."""
+def _contract(chain: Grouped, weights: Weights, boundary: Boundary) -> tuple[Tensor, Tensor]:
+    """Z by the plan for the boundary: a number of moderate size and the log of what was divided out of it."""
+    return _tree_plan(chain, weights) if boundary == "ring" else _vector_plan(chain, weights)
+
+
+def _tree_plan(chain: Grouped, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Z of a ring: a tree of matrix products, O(rows n m^3), depth log2 n."""
     levels, log_scale = product_tree(leaves(chain, weights), weights.rows)
-    root = levels[-1].batched if levels[-1].batched is not None else levels[-1].shared
-    assert root is not None
-    return log_or_minus_infinity(root[0].diagonal(dim1=-2, dim2=-1).sum(-1)) + log_scale
+    root = levels[-1].pick([0], weights.rows)[0]
+    return root.diagonal(dim1=-2, dim2=-1).sum(-1), log_scale
 
 
-def _vector_plan(chain: Grouped, weights: Weights) -> Tensor:
-    """log Z of a train: a row vector goes down the chain, O(rows n N m^2) and no matrix product a row."""
+def _vector_plan(chain: Grouped, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Z of a train: a row vector goes down the chain, O(rows n N m^2) and no matrix product a row."""
     steps = by_position(chain, weights)
     v = chain.like.new_ones(1, chain.width)
     log_scale = chain.like.new_zeros(())
@@ -324,7 +332,7 @@ def _vector_plan(chain: Grouped, weights: Weights) -> Tensor:
         peak = torch.where(peak > 0, peak, 1)
         v = v / peak
         log_scale = log_scale + peak.log().squeeze(-1)
-    return log_or_minus_infinity(v.sum(-1)) + log_scale
+    return v.sum(-1), log_scale
 
 
 def by_position(chain: Grouped, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
@@ -339,7 +347,9 @@ def by_position(chain: Grouped, weights: Weights) -> list[tuple[Tensor, Tensor |
 def log_partition(cores: Cores, log_evidence: Evidence = None, *, boundary: Boundary = "ring") -> Tensor:
     r"""Returns log Z(e), the log of the weight of all states under the evidence.
 
-    Differentiable in the cores and in the evidence. Minus infinity where the evidence rules out every state.
+    Differentiable in the cores and in the evidence. Minus infinity where the evidence rules out every state. Within
+    one product entries that are smaller than the largest by more than the dtype's range count as zero: with cores that
+    hold exact zeros, evidence against all but such entries may underflow to minus infinity.
 
     Arguments:
         cores: (n, N, m, m), or a sequence of (N_k, m_k, m_{k+1}); non-negative.
@@ -354,8 +364,8 @@ def log_partition(cores: Cores, log_evidence: Evidence = None, *, boundary: Boun
     """
     chain = group(cores, boundary)
     weights = weigh(chain, log_evidence)
-    plan = _tree_plan if boundary == "ring" else _vector_plan
-    return (plan(chain, weights) + weights.log_scale).reshape(weights.batch)
+    z, log_scale = _contract(chain, weights, boundary)
+    return (log_or_minus_infinity(z) + log_scale + weights.log_scale).reshape(weights.batch)
 
 
 def marginals(
@@ -387,7 +397,13 @@ def marginals(
         any(g.requires_grad for _, g in chain.groups)
         or any(e is not None and e.requires_grad for _, e in weights.groups)
     )
-    with torch.enable_grad():
+    if torch.is_inference_mode_enabled():
+        # a derivative is taken here, which tensors made in inference mode do not allow: work on copies
+        with torch.inference_mode(False):
+            chain = Grouped(tuple((ks, g.clone()) for ks, g in chain.groups), chain.bonds)
+            copies = tuple((some, None if e is None else e.clone()) for some, e in weights.groups)
+            weights = Weights(weights.batch, copies, weights.log_scale.clone())
+    with torch.inference_mode(False), torch.enable_grad():
         full = []
         for (ks, g), (some, e) in zip(chain.groups, weights.groups, strict=True):
             w = g.new_ones(len(ks), weights.rows, g.shape[1])
@@ -398,10 +414,9 @@ def marginals(
             full.append(w if w.requires_grad else w.requires_grad_())
         groups = chain.groups if differentiable else tuple((ks, g.detach()) for ks, g in chain.groups)
         every = tuple((tuple(range(len(ks))), w) for (ks, _), w in zip(groups, full, strict=True))
-        plan = _tree_plan if boundary == "ring" else _vector_plan
-        log_z = plan(Grouped(groups, chain.bonds), Weights(weights.batch, every, weights.log_scale))
-        # d log Z / d e_k(s) is the weight of the value without its own evidence, divided by Z(e)
-        slopes = torch.autograd.grad(log_z.sum(), full, create_graph=differentiable)
+        z, _ = _contract(Grouped(groups, chain.bonds), Weights(weights.batch, every, weights.log_scale), boundary)
+        # dZ / de_k(s) is the weight of the value without its own evidence, right even where Z is zero
+        slopes = torch.autograd.grad(z.sum(), full, create_graph=differentiable)
     sizes = chain.sizes
     found: dict[int, Tensor] = {}
     for (ks, _), w, slope in zip(chain.groups, full, slopes, strict=True):

@@ -111,9 +111,7 @@ def _overview(host: PluginHost) -> str:
     return "\n".join(lines)
 
 
-def parse(
-    command: str, function: Callable[..., Any], argv: Sequence[str], host: PluginHost
-) -> dict[str, Any] | None:
+def parse(command: str, function: Callable[..., Any], argv: Sequence[str], host: PluginHost) -> dict[str, Any] | None:
     """Turns the arguments of one command into those of its function.
 
     Returns:
@@ -128,8 +126,9 @@ def parse(
     pairs = dict(_pairs(tokens))
     top = components_of(function)
     for key, name in pairs.items():  # before anything heavy is imported
-        kind = top[key].kind if key in top else f"{key.rpartition('.')[2]}s"
-        if kind in get_args(Kind) and (key in top or key.partition(".")[0] in top) and not name.startswith("{"):
+        guess = f"{key.rpartition('.')[2]}s"  # --model.prior names one of the priors
+        kind = top[key].kind if key in top else next((k for k in get_args(Kind) if k == guess), None)
+        if kind is not None and key.partition(".")[0] in top:
             host.check(kind, name)
 
     from jsonargparse import ArgumentParser

@@ -43,8 +43,12 @@ class Component:
 def components_of(target: Callable[..., Any]) -> dict[str, Component]:
     """The arguments of a class or function that are components."""
     function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations that only a type checker can read name no components
+        return {}
     found = {}
-    for name, hint in get_type_hints(function, include_extras=True).items():
+    for name, hint in hints.items():
         if get_origin(hint) is Annotated:
             markers = [m for m in get_args(hint)[1:] if isinstance(m, Component)]
             if markers:
@@ -67,13 +71,16 @@ def build(spec: Mapping[str, Any], kind: Kind, host: PluginHost, **provided: Any
     Raises:
         UserError: if a name is unknown or an argument is missing, unknown or not allowed.
     """
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise UserError(f"a component of kind {kind} needs a name, got {spec!r}")
     arguments = dict(spec)
-    name = arguments.pop("name", None)
-    if not isinstance(name, str):
-        raise UserError(f"a component of kind {kind} needs a name, got {dict(spec)}")
+    name = arguments.pop("name")
     target = host.get(kind, name)
     inner = components_of(target)
-    accepted = inspect.signature(target).parameters
+    try:
+        accepted = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        raise UserError(f"{name} cannot be built: it does not say what arguments it takes") from None
     for key, component in inner.items():
         given = arguments.get(key, component.default)
         if isinstance(given, str):
@@ -89,5 +96,5 @@ def build(spec: Mapping[str, Any], kind: Kind, host: PluginHost, **provided: Any
         raise UserError(f"{name}: {error}; its arguments are {', '.join(accepted)}") from None
     try:
         return target(**arguments)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from error

@@ -108,7 +108,12 @@ def fit(
         strategy=strategy,
         precision=precision,
         default_root_dir=folder,
-        callbacks=[SeedEpochs(seed), History(folder / HISTORY, quiet=terminal), LastCheckpoint(folder / CHECKPOINT), *bars],
+        callbacks=[
+            SeedEpochs(seed),
+            History(folder / HISTORY, quiet=terminal),
+            LastCheckpoint(folder / CHECKPOINT),
+            *bars,
+        ],
         enable_progress_bar=terminal,
         logger=_tensorboard(lightning, folder),
     )

@@ -105,11 +105,12 @@ class PluginHost:
             plugin = Plugin(getattr(loaded, "__name__", type(loaded).__name__), "registered by hand", "", {})
             self.plugins.append(plugin)
             self.__dict__.pop("_targets", None)
+        known = self.manager.is_registered(loaded)
         try:
             self.manager.register(loaded, plugin.name)
             self.manager.check_pending()
         except (Exception, SystemExit) as error:
-            if self.manager.is_registered(loaded):
+            if not known and self.manager.is_registered(loaded):
                 self.manager.unregister(loaded)
             self._skip(plugin, "while registering", error)
 
@@ -183,15 +184,21 @@ class PluginHost:
             return getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
+            if package == module.partition(".")[0]:  # the plugin's own package lacks a module
+                raise self._cannot_import(name, entry, error) from error
             where = f"{entry.plugin.name!r} ({entry.plugin.distribution})"
             raise UserError(
                 f"{name!r} of plugin {where} needs the package {package!r}: python -m pip install {_to_install(package)}"
             ) from error
         except (Exception, SystemExit) as error:
-            raise UserError(
-                f"{name!r} of plugin {entry.plugin.name!r} ({entry.plugin.distribution}) cannot be imported from "
-                f"{entry.target!r}: {type(error).__name__}: {error}"
-            ) from error
+            raise self._cannot_import(name, entry, error) from error
+
+    @staticmethod
+    def _cannot_import(name: str, entry: _Target, error: BaseException) -> UserError:
+        return UserError(
+            f"{name!r} of plugin {entry.plugin.name!r} ({entry.plugin.distribution}) cannot be imported from "
+            f"{entry.target!r}: {type(error).__name__}: {error}"
+        )
 
 
 def _to_install(package: str) -> str:

@@ -4,7 +4,8 @@ The config names the model through the plugin host, so that a folder from elsewh
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,39 @@ from tn_core.plugins import FIRST_PARTY, PluginHost
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CONFIG", "WEIGHTS", "build_model", "describe", "load_model", "read_config", "save_model", "write_text"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "build_model",
+    "describe",
+    "load_model",
+    "read_config",
+    "replacing",
+    "save_model",
+    "write_text",
+]
 
 CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path`` that takes its place at the end: a file is written whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        yield temporary
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def describe(model: Spec, data: Spec, shape: Sequence[int], labels: Mapping[str, Sequence[str]], **more: Any) -> Spec:
@@ -81,18 +101,22 @@ def save_model(model: "nn.Module", config: Mapping[str, Any], folder: Path) -> N
     Raises:
         UserError: if the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    try:
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+    except yaml.YAMLError as error:
+        raise UserError(f"the config cannot be written as YAML: {' '.join(str(error).split())}") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
-        os.replace(temporary, folder / WEIGHTS)
-        write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
-    except OSError as error:
+        # both are written before either takes its place
+        with replacing(folder / CONFIG) as config_file, replacing(folder / WEIGHTS) as weights_file:
+            config_file.write_text(text)
+            # copies, since tensors that share memory cannot be stored
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, weights_file)
+    except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write to {folder}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_config(folder: Path) -> Spec:

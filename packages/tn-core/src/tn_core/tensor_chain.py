@@ -61,15 +61,13 @@ class TensorChain(nn.Module):
             raise ValueError(f"boundary must be 'ring' or 'train', got {boundary!r}")
         if start not in ("mixture", "random"):
             raise ValueError(f"start must be 'mixture' or 'random', got {start!r}")
-        if not 0 <= noise:
+        if not noise >= 0:
             raise ValueError(f"noise must not be negative, got {noise}")
         self.sizes = tuple(sizes)
         self.rank = rank
         self.boundary: Boundary = boundary
         self.noise = noise
-        self._positions = {
-            size: tuple(k for k, s in enumerate(sizes) if s == size) for size in dict.fromkeys(sizes)
-        }
+        self._positions = {size: tuple(k for k, s in enumerate(sizes) if s == size) for size in dict.fromkeys(sizes)}
         for size, positions in self._positions.items():
             empty = torch.empty(len(positions), size, rank, rank)
             self.register_parameter(f"log_cores_{size}", nn.Parameter(empty, requires_grad=learnable))
@@ -108,13 +106,17 @@ class TensorChain(nn.Module):
             noise: as in the constructor, None for the same. The noise lets a state change from one bond to the next.
 
         Raises:
-            ValueError: if a shape is not as above.
+            ValueError: if a shape is not as above, or a number is negative, or a row is all zero.
         """
         noise = self.noise if noise is None else noise
         if weights.shape != (self.rank,) or [tuple(t.shape) for t in tables] != [(self.rank, s) for s in self.sizes]:
             raise ValueError(
                 f"expected weights ({self.rank},) and a table ({self.rank}, N_k) for each of the sizes {self.sizes}"
             )
+        if noise < 0:
+            raise ValueError(f"noise must not be negative, got {noise}")
+        if not all(bool((t.sum(1) > 0).all()) and bool((t >= 0).all()) for t in [weights[None], *tables]):
+            raise ValueError("weights and tables must not be negative, and every row must have a positive sum")
         tables = [t / t.sum(1, keepdim=True) for t in tables]
         tables[0] = tables[0] * (weights / weights.sum()).unsqueeze(1)
         for size, positions in self._positions.items():

@@ -76,7 +76,7 @@ class EpochBatches(Sampler[list[int]]):
         rank, world = self._share()
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
         order = torch.randperm(self.items, generator=generator).split(self.batch_size)
-        return iter([batch.tolist() for batch in order[rank :: world][: len(self)]])
+        return iter([batch.tolist() for batch in order[rank::world][: len(self)]])
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from tn_core.errors import UserError
 from tn_core.protocols import Data, to_float
-from torch import Tensor, nn
+from tn_core.storage import replacing
 
 __all__ = ["Classifier", "accuracy", "cached_classifier"]
 
@@ -64,8 +66,8 @@ def accuracy(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
     return ((predict(classifier, x) == y) & known).sum(1) / known.sum(1)
 
 
-def cached_classifier(data: Data, spec: Mapping[str, Any]) -> tuple[Classifier, float]:
-    """Returns the classifier of a data set, training it if it is not in the cache, and its test accuracy.
+def cached_classifier(data: Data, spec: Mapping[str, Any]) -> tuple[Classifier, Tensor]:
+    """Returns the classifier of a data set, training it if it is not in the cache, and its accuracy a test item.
 
     Arguments:
         data: the data set.
@@ -94,13 +96,12 @@ def cached_classifier(data: Data, spec: Mapping[str, Any]) -> tuple[Classifier, 
         _train(classifier, data)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            save_file(classifier.state_dict(), temporary)
-            os.replace(temporary, path)
-        except OSError as error:
+            with replacing(path) as temporary:
+                save_file(classifier.state_dict(), temporary)
+        except (OSError, SafetensorError) as error:
             raise UserError(f"cannot write the classifier to {folder} (set TN_CACHE): {error}") from None
     classifier.eval()
-    return classifier, float(accuracy(classifier, test.x, test.labels).nanmean())
+    return classifier, accuracy(classifier, test.x, test.labels)
 
 
 @torch.enable_grad()
@@ -110,9 +111,8 @@ def _train(classifier: Classifier, data: Data) -> None:
     steps = max(EPOCHS * -(-len(train) // 128), 300)  # small sets need more than a few passes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for module in classifier.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+        fresh = Classifier(data.shape, classifier.sizes)  # its start must not depend on what was drawn before
+        classifier.load_state_dict(fresh.state_dict())
         optimiser = torch.optim.Adam(classifier.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
         print(f"training the classifier that checks samples ({steps} steps, once)", file=sys.stderr)

@@ -149,7 +149,11 @@ def evaluate(
     host = default_host()
     for name in metrics or ():
         host.check("metrics", name)
-    for name, value in (("iwae_samples", iwae_samples), ("iwae_items", iwae_items), ("condition_items", condition_items)):
+    for name, value in (
+        ("iwae_samples", iwae_samples),
+        ("iwae_items", iwae_items),
+        ("condition_items", condition_items),
+    ):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
     config = read_config(Path(run))
@@ -194,7 +198,9 @@ def parse_labels(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, lis
     for part in filter(None, text.split(",")):
         name, equals, wanted = part.partition("=")
         if name not in known or not equals:
-            raise UserError(f"cannot read {part!r}: expected LABEL=VALUE with one of the labels {', '.join(known) or '-'}")
+            raise UserError(
+                f"cannot read {part!r}: expected LABEL=VALUE with one of the labels {', '.join(known) or '-'}"
+            )
         values = list(known[name])
         negated = wanted.startswith("!")
         chosen = wanted.removeprefix("!").split("|")

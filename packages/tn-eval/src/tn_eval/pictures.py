@@ -1,11 +1,12 @@
 """Pictures: grids of images as PNG."""
 
-import os
 from pathlib import Path
 
 import torch
-from tn_core.errors import UserError
 from torch import Tensor
+
+from tn_core.errors import UserError
+from tn_core.storage import replacing
 
 __all__ = ["save_grid"]
 
@@ -31,12 +32,9 @@ def save_grid(images: Tensor, path: Path, columns: int, smallest: int = 32) -> N
     large = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     grid = make_grid(large.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     pixels = (grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            Image.fromarray(pixels).save(temporary, format="PNG")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tn_core.chain import Boundary, Grouped, log_partition, marginals
-from tn_core.sampling import sample
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
+from tn_core.chain import Boundary, Grouped, log_partition, marginals
+from tn_core.sampling import sample
 from tn_priors.pathwise import pathwise
 
 __all__ = ["ChainMixture", "normal_log_density"]

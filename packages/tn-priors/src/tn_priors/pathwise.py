@@ -15,8 +15,9 @@ References:
 import math
 
 import torch
-from tn_core.chain import Boundary, Grouped, by_position, leaves, product_tree, weigh
 from torch import Tensor
+
+from tn_core.chain import Boundary, Grouped, by_position, leaves, product_tree, weigh
 
 __all__ = ["implicit_draw", "pathwise"]
 

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tn_core.chain import Boundary
-from tn_core.tensor_chain import TensorChain
 from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
+from tn_core.chain import Boundary
+from tn_core.tensor_chain import TensorChain
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
 from tn_priors.fitting import check_latents, fit_by_gradient, fit_mixture_of_products, mixtures_1d
 from tn_priors.labels import Categorical, Known, Label, as_integers, as_label, categorical_evidence
@@ -85,7 +85,9 @@ class TRIP(LazyDistribution):
         self.register_load_state_dict_post_hook(TRIP._read_order)
         label_sizes = [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
         self.sizes = (*[components] * features, *label_sizes)  # latents first, then labels
-        self.chain = TensorChain([self.sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable)
+        self.chain = TensorChain(
+            [self.sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable
+        )
 
         def own(value: Tensor) -> nn.Parameter:
             return nn.Parameter(value, requires_grad=learnable)
@@ -260,7 +262,8 @@ class TRIP(LazyDistribution):
             learning_rate: their size.
 
         Raises:
-            ValueError: if z has another shape, fewer than 2 samples, or is not finite, labels do not fit, or a number is out of its range.
+            ValueError: if z has another shape, fewer than 2 samples, or is not finite, labels do not fit, or a number
+                is out of its range.
         """
         check_latents(z, self.features)
         if steps < 0 or not learning_rate > 0:

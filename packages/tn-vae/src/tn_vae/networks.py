@@ -7,8 +7,7 @@ Every pair is a module with two submodules, ``encoder``: (batch, *shape) to (bat
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 __all__ = ["DCGAN", "MLP", "Conv8", "SmallConv"]
 
@@ -89,7 +88,9 @@ class SmallConv(Pair):
         for before, after in zip(channels, channels[1:], strict=False):
             down += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
         flat = channels[-1] * math.prod(sizes[-1])
-        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+        self.encoder = nn.Sequential(
+            *down, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+        )
         up: list[nn.Module] = []
         for k in (3, 2, 1):
             # exactly undoes the sizes of the way down
@@ -179,7 +180,9 @@ class Conv8(Pair):
                 *up,
             ]
         flat = math.prod(corner)
-        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+        self.encoder = nn.Sequential(
+            *down, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+        )
         self.decoder = nn.Sequential(
             nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, flat), nn.Unflatten(1, corner), *up
         )

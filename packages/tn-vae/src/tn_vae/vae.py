@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from tn_core.components import Component
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional
 from zuko.lazy import LazyDistribution
+
+from tn_core.components import Component
 
 __all__ = ["VAE"]
 
@@ -47,6 +48,9 @@ class VAE(LightningModule):
     Raises:
         ValueError: if a number is out of its range or the parts do not fit.
     """
+
+    network: Any  # an nn.Module, with the submodules encoder and decoder
+    prior: Any  # a LazyDistribution, perhaps with labels
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class VAE(LightningModule):
 
     # the model: q(z | x), p(x | z), p(z, y)
 
-    def posterior(self, x: Tensor) -> Independent:
+    def posterior(self, x: Tensor) -> Distribution:
         """q(z | x): independent normals, batch (batch,), event (features,)."""
         outputs = self.network.encoder(x)
         latents = getattr(self.prior, "features", outputs.shape[-1] // 2)
