@@ -188,7 +188,8 @@ class PluginHost:
                 raise self._cannot_import(name, entry, error) from error
             where = f"{entry.plugin.name!r} ({entry.plugin.distribution})"
             raise UserError(
-                f"{name!r} of plugin {where} needs the package {package!r}: python -m pip install {_to_install(package)}"
+                f"{name!r} of plugin {where} needs the package {package!r}: "
+                f"python -m pip install {_to_install(package)}"
             ) from error
         except (Exception, SystemExit) as error:
             raise self._cannot_import(name, entry, error) from error

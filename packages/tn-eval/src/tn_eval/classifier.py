@@ -61,7 +61,7 @@ def predict(classifier: Classifier, x: Tensor) -> Tensor:
 
 
 def accuracy(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """For every item the share of its known labels that the classifier sees in it, (items,); NaN where none is known."""
+    """For every item the share of its known labels that the classifier sees in it, (items,); NaN where none is."""
     known = y >= 0
     return ((predict(classifier, x) == y) & known).sum(1) / known.sum(1)
 

@@ -55,9 +55,10 @@ class Continuous:
 
 Label = Categorical | Continuous
 Known = Tensor | Sequence[Tensor | None] | None
-"""What is known of the labels: a tensor (*batch, labels) of values, -1 (categorical) or NaN where unknown; or a sequence with an
-entry a label. For a categorical label: None (unknown), integers (*batch,), a bool mask (*batch, N_j) of the values
-allowed, or floats (*batch, N_j), log weights as soft evidence. For a continuous one: None or floats (*batch,)."""
+"""What is known of the labels: a tensor (*batch, labels) of values, -1 (categorical) or NaN where unknown; or a
+sequence with an entry a label. For a categorical label: None (unknown), integers (*batch,), a bool mask (*batch, N_j)
+of the values allowed, or floats (*batch, N_j), log weights as soft evidence. For a continuous one: None or floats
+(*batch,)."""
 
 
 def as_label(label: "Label | int") -> Label:

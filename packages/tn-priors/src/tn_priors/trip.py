@@ -151,8 +151,9 @@ class TRIP(LazyDistribution):
 
         Arguments:
             y: None: nothing; a tensor (\*batch, labels) of values, -1 (categorical) or NaN where unknown; or a sequence
-                with an entry a label. For a categorical label: None, integers (\*batch,), a bool mask (\*batch, N_j) of the values
-                allowed, or floats (\*batch, N_j), log weights. For a continuous one: None or floats (\*batch,).
+                with an entry a label. For a categorical label: None, integers (\*batch,), a bool mask (\*batch, N_j)
+                of the values allowed, or floats (\*batch, N_j), log weights. For a continuous one: None or floats
+                (\*batch,).
 
         Raises:
             ValueError: if a shape does not fit or a value is out of range.
@@ -209,7 +210,7 @@ class TRIP(LazyDistribution):
         return self(y).log_normalizer() - self().log_normalizer()
 
     def log_prob_joint(self, z: Tensor, y: Known = None) -> Tensor:
-        r"""Returns log p(z, known labels), (\*batch,), in nats: ``log_prob(z | y) + log_prob_labels(y)`` in one pass."""
+        r"""Returns log p(z, known labels), (\*batch,), in nats: log p(z | y) + log p(y) in one pass."""
         return self(y).log_joint(z) - self().log_normalizer()
 
     def label_posteriors(self, z: Tensor, y: Known = None) -> list[Tensor]:

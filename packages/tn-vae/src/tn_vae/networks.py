@@ -6,6 +6,7 @@ Every pair is a module with two submodules, ``encoder``: (batch, *shape) to (bat
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -57,7 +58,7 @@ class MLP(Pair):
 
 def _dense(widths: Sequence[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
     return layers
 
@@ -81,11 +82,11 @@ class SmallConv(Pair):
         if width < 1 or hidden < 1:
             raise ValueError(f"width and hidden must be at least 1, got {width} and {hidden}")
         channels = [shape[0], width, 2 * width, 4 * width]
-        sizes = [tuple(shape[1:])]
+        sizes = [(shape[1], shape[2])]
         for _ in range(3):  # kernel 3, stride 2, padding 1
-            sizes.append(tuple((s + 1) // 2 for s in sizes[-1]))
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         down: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             down += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
         flat = channels[-1] * math.prod(sizes[-1])
         self.encoder = nn.Sequential(
@@ -94,7 +95,7 @@ class SmallConv(Pair):
         up: list[nn.Module] = []
         for k in (3, 2, 1):
             # exactly undoes the sizes of the way down
-            extra = tuple(1 - s % 2 for s in sizes[k - 1])
+            extra = (1 - sizes[k - 1][0] % 2, 1 - sizes[k - 1][1] % 2)
             up += [nn.BatchNorm2d(channels[k]), nn.ReLU()]
             up += [nn.ConvTranspose2d(channels[k], channels[k - 1], 3, 2, 1, output_padding=extra)]
         self.decoder = nn.Sequential(
@@ -134,7 +135,7 @@ class DCGAN(Pair):
         widths = [shape[0], *channels]
         corner = (channels[-1], shape[1] // times, shape[2] // times)
         down: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             down += [nn.Conv2d(before, after, 5, 2, 2), nn.LeakyReLU(0.2)]
         self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(math.prod(corner), outputs))
         up: list[nn.Module] = []
