@@ -123,7 +123,7 @@ def test_what_is_provided_yields_to_what_is_written(host: PluginHost) -> None:
 
 
 def test_only_arguments_that_exist_are_provided(host: PluginHost) -> None:
-    everything = {"shape": (1,), "features": 2, "outputs": 3, "labels": [4], "root": "here"}
+    everything = {"shape": (1,), "features": 2, "labels": [4], "root": "here"}
     assert set(everything) == set(PROVIDED)
     assert build({"name": "net"}, "networks", host, **everything) == {"shape": (1,), "width": 8}
 

@@ -21,7 +21,7 @@ from tn_core.plugins import PluginHost
 
 __all__ = ["PROVIDED", "Component", "Spec", "build", "components_of"]
 
-PROVIDED = ("shape", "features", "outputs", "labels", "root")
+PROVIDED = ("shape", "features", "labels", "root")
 """Arguments that the surroundings fill in."""
 
 Spec = dict[str, Any]

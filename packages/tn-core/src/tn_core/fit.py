@@ -71,9 +71,11 @@ def fit(
     for name, value in (("features", features), ("epochs", epochs), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
-    _check_folder(folder, resume)
-    if resume and (folder / RUN).exists():
-        _check_same(options, folder / RUN)
+    first = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0  # of several processes
+    if first:
+        _check_folder(folder, resume)
+        if resume and (folder / RUN).exists():
+            _check_same(options, folder / RUN)
 
     try:
         import lightning.pytorch as lightning
@@ -93,11 +95,12 @@ def fit(
     if not isinstance(module, lightning.LightningModule):
         raise UserError(f"{model['name']} cannot be trained: it is no LightningModule")
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / RUN, yaml.safe_dump(options, sort_keys=False))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}") from None
+    if first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / RUN, yaml.safe_dump(options, sort_keys=False))
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error}") from None
     terminal = sys.stderr.isatty()
     bars = [lightning.callbacks.TQDMProgressBar(refresh_rate=20)] if terminal else []
     trainer = _quiet_trainer(
@@ -135,7 +138,7 @@ def fit(
     if trainer.is_global_zero:
         save_model(module, config, folder)
         print(f"model: {folder}")
-        if "sample" in host.names("commands"):
+        if "sample" in host.names("commands") and hasattr(module, "sample") and len(source.shape) == 3:
             host.get("commands", "sample")(run=str(folder))
 
 
@@ -185,7 +188,13 @@ def _quiet_trainer(lightning: Any, **arguments: Any) -> Any:
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Checkpoint directory.*", ".*lr_scheduler.*"):
+    for text in (
+        ".*does not have many workers.*",
+        ".*Grad strides.*",
+        ".*LeafSpec.*",
+        ".*Checkpoint directory.*",
+        ".*lr_scheduler.*",
+    ):
         warnings.filterwarnings("ignore", text)
     try:
         return lightning.Trainer(

@@ -46,7 +46,7 @@ def priors() -> Targets:  # type: ignore[empty-body]
 def networks() -> Targets:  # type: ignore[empty-body]
     """Networks: modules with an ``encoder`` (data to ``outputs`` numbers) and a ``decoder`` (latents to data).
 
-    Arguments filled in where the constructor has them: ``shape``, ``features``, ``outputs``.
+    Arguments filled in where the constructor has them: ``shape``, ``features``.
     """
 
 

@@ -73,10 +73,12 @@ class EpochBatches(Sampler[list[int]]):
         return -(-self.items // self.batch_size) // self._share()[1]
 
     def __iter__(self) -> Iterator[list[int]]:
+        # a generator reads the epoch when the first batch is asked for: Lightning may set it after calling iter()
         rank, world = self._share()
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
         order = torch.randperm(self.items, generator=generator).split(self.batch_size)
-        return iter([batch.tolist() for batch in order[rank::world][: len(self)]])
+        for batch in order[rank::world][: len(self)]:
+            yield batch.tolist()
 
 
 def _mix(seed: int, epoch: int) -> int:
@@ -86,7 +88,9 @@ def _mix(seed: int, epoch: int) -> int:
 
 def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> "DataLoader[tuple[Tensor, Tensor]]":
     """A loader of shuffled batches; fetching a batch is one indexing operation, not one an item."""
-    return DataLoader(Items(x, y), sampler=EpochBatches(len(x), batch_size, seed), batch_size=None)
+    # a loader draws a seed whenever it starts: from a generator of its own, so that the epoch's noise stays the same
+    own = torch.Generator().manual_seed(seed)
+    return DataLoader(Items(x, y), sampler=EpochBatches(len(x), batch_size, seed), batch_size=None, generator=own)
 
 
 class SeedEpochs(Callback):

@@ -257,6 +257,8 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
 
     first = next(iter(inspect.signature(function).parameters))
     protocol = get_type_hints(function)[first]
+    if function.__name__ == "condition_accuracy" and len(config["shape"]) != 3:
+        return False  # its classifier is for images
     uses_labels = function.__name__ in ("condition_accuracy", "imputation")
     has_labels = bool(config.get("labels")) and bool(getattr(getattr(model, "prior", None), "labels", True))
     return isinstance(model, protocol) and (has_labels or not uses_labels)

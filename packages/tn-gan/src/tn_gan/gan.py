@@ -20,10 +20,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from tn_core.components import Component
 from torch import Tensor, nn
 from torch.nn import functional
 from zuko.lazy import LazyDistribution
+
+from tn_core.components import Component
+from tn_core.errors import UserError
 
 __all__ = ["GAN"]
 
@@ -62,8 +64,8 @@ class GAN(LightningModule):
         prior: Annotated[LazyDistribution, Component("priors", "TRIP")],
         loss: Literal["non-saturating", "minimax"] = "non-saturating",
         discriminator_steps: int = 1,
-        learning_rate: float = 2e-4,
-        prior_learning_rate: float = 1e-3,
+        learning_rate: float = 1e-3,
+        prior_learning_rate: float = 3e-3,
         momentum: float = 0.5,
     ) -> None:
         super().__init__()
@@ -80,7 +82,8 @@ class GAN(LightningModule):
             if not isinstance(getattr(network, name, None), nn.Module):
                 raise ValueError(f"{type(network).__name__} has no {name}: the network must be a pair of both")
         self.automatic_optimization = False
-        self.network, self.prior = network, prior
+        self.network: Any = network  # to mypy, a module's submodule may be a tensor
+        self.prior = prior
         self.loss, self.discriminator_steps = loss, discriminator_steps
         self.learning_rate, self.prior_learning_rate, self.momentum = learning_rate, prior_learning_rate, momentum
 
@@ -94,19 +97,20 @@ class GAN(LightningModule):
 
     def generate(self, z: Tensor) -> Tensor:
         """G(z): data in [0, 1], (batch, *shape), from latents (batch, features)."""
-        return torch.sigmoid(self.network.decoder(z))
+        x: Tensor = torch.sigmoid(self.network.decoder(z))
+        return x
 
     def discriminate(self, x: Tensor) -> Tensor:
         """The logit of D(x), the probability that x is real: (batch,).
 
         Raises:
-            ValueError: if the discriminator gives more than one number an item.
+            UserError: if the discriminator does not give one number an item.
         """
         score: Tensor = self.network.encoder(x)
         if score.shape != (len(x), 1):
-            raise ValueError(
+            raise UserError(
                 f"the discriminator must give one number an item, shape ({len(x)}, 1), got {tuple(score.shape)}: "
-                f"build {type(self.network).__name__} with outputs=1"
+                f"build {type(self.network).__name__} with outputs=1, or take GANConv"
             )
         return score.squeeze(1)
 
@@ -128,7 +132,8 @@ class GAN(LightningModule):
     def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One step of the discriminator and, in its turn, of the generator, on a batch ``x`` or ``(x, y)``."""
         x = batch if isinstance(batch, Tensor) else batch[0]
-        generator, discriminator = self.optimizers()
+        players: Any = self.optimizers()
+        generator, discriminator = players
         self._step(discriminator, "discriminator_loss", lambda: self.discriminator_loss(x))
         # a round is so many steps of the discriminator, then one of the generator
         if self.global_step % (self.discriminator_steps + 1) == self.discriminator_steps:

@@ -7,6 +7,7 @@ data in [0, 1].
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -59,7 +60,7 @@ class GANConv(nn.Module):
         corner = (widths[-1], *sizes[-1])
 
         down: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             down += [nn.Conv2d(before, after, 5, 2, 2), nn.LeakyReLU(0.2)]
         self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(math.prod(corner), outputs))
 
@@ -67,6 +68,7 @@ class GANConv(nn.Module):
         for k in range(len(channels), 0, -1):
             if normalize:
                 up.append(nn.BatchNorm2d(widths[k]))
-            extra = tuple(1 - s % 2 for s in sizes[k - 1])
+            height, width = sizes[k - 1]
+            extra = (1 - height % 2, 1 - width % 2)
             up += [nn.ReLU(), nn.ConvTranspose2d(widths[k], widths[k - 1], 5, 2, 2, output_padding=extra)]
         self.decoder = nn.Sequential(*up)
