@@ -19,6 +19,7 @@ from tn_core.components import PROVIDED, Component, components_of
 from tn_core.errors import UserError
 from tn_core.hookspecs import Kind
 from tn_core.plugins import FIRST_PARTY, PluginHost, PluginWarning, default_host
+from tn_core.signatures import written_arguments
 
 __all__ = ["main", "parse", "plugins"]
 
@@ -131,27 +132,21 @@ def parse(command: str, function: Callable[..., Any], argv: Sequence[str], host:
         if kind is not None and key.partition(".")[0] in top:
             host.check(kind, name)
 
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog=f"tn {command}", description=_summary(function), exit_on_error=False)
-    parser.add_argument("--config", help="a YAML file with any of these options; the command line goes first")
-    parser.add_argument("--print_config", action="store_true", help="print the options as YAML and stop")
-    parser.add_function_arguments(function, skip=set(top), as_positional=True)
     # without a name on the line, help shows the command's own options and need not import anything heavy
     deep = not wants_help or any(key in pairs for key in top)
-    named: set[str] = set()
-    for key, component in top.items():
-        _add_component(parser, key, component, pairs, host, deep, named)
+    if deep and not wants_help:
+        for key, component in top.items():
+            _check_options(key, component, pairs, host, command)
+        shallow, _ = _parser(command, function, top, pairs, host, deep=False)
+        _read(command, shallow, _own(tokens, top))
+    parser, named = _parser(command, function, top, pairs, host, deep)
     if wants_help:
         parser.print_help()
         return None
     # --model VAE is short for --model.name VAE
     short = {f"--{key}": f"--{key}.name" for key in named}
     tokens = ["=".join([short.get(head, head), *tail]) for head, *tail in (token.split("=", 1) for token in tokens)]
-    try:
-        found = parser.parse_args(tokens).as_dict()
-    except ArgumentError as error:
-        raise _WrongArguments(f"tn {command}: {_one_line(str(error), parser)}") from None
+    found = _read(command, parser, tokens)
     del found["config"]
     if found.pop("print_config"):
         import yaml
@@ -159,6 +154,64 @@ def parse(command: str, function: Callable[..., Any], argv: Sequence[str], host:
         print(yaml.safe_dump(json.loads(json.dumps(found, default=str)), sort_keys=False), end="")
         return None
     return found
+
+
+def _parser(
+    command: str,
+    function: Callable[..., Any],
+    top: Mapping[str, Component],
+    pairs: Mapping[str, str],
+    host: PluginHost,
+    deep: bool,
+) -> tuple[Any, set[str]]:
+    """A command's parser, and the keys of its components; ``deep`` imports these and adds their options."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"tn {command}", description=_summary(function), exit_on_error=False)
+    parser.add_argument("--config", help="a YAML file with any of these options; the command line goes first")
+    parser.add_argument("--print_config", action="store_true", help="print the options as YAML and stop")
+    parser.add_function_arguments(function, skip=set(top), as_positional=True)
+    named: set[str] = set()
+    for key, component in top.items():
+        _add_component(parser, key, component, pairs, host, deep, named)
+    return parser, named
+
+
+def _read(command: str, parser: Any, tokens: Sequence[str]) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = parser.parse_args(tokens).as_dict()
+    except ArgumentError as error:
+        raise _WrongArguments(f"tn {command}: {_one_line(str(error), parser)}") from None
+    return found
+
+
+def _own(tokens: Sequence[str], top: Mapping[str, Component]) -> list[str]:
+    """The tokens without the components' options."""
+    kept: list[str] = []
+    dropping = False
+    for token in tokens:
+        if token.startswith("--"):
+            dropping = token[2:].partition("=")[0].partition(".")[0] in top
+        if not dropping:
+            kept.append(token)
+    return kept
+
+
+def _check_options(key: str, component: Component, pairs: Mapping[str, str], host: PluginHost, command: str) -> None:
+    """Checks the names of a component's options, as far as its source says them, before importing it."""
+    name = pairs.get(key, pairs.get(f"{key}.name", component.default))
+    arguments = None if name is None else written_arguments(host.target(component.kind, name))
+    if arguments is None:
+        return
+    for option in pairs:
+        argument = option.removeprefix(f"{key}.").partition(".")[0].removesuffix("+")
+        if option.startswith(f"{key}.") and argument not in {"name", "help", *arguments}:
+            near = difflib.get_close_matches(argument, arguments, n=1, cutoff=0.6)
+            hint = f"did you mean --{key}.{near[0]}?" if near else f"it has {', '.join(arguments)}"
+            raise _WrongArguments(f"tn {command}: {name} has no argument {argument!r}; {hint}")
+    for argument, inner in arguments.items():
+        if inner is not None:
+            _check_options(f"{key}.{argument}", inner, pairs, host, command)
 
 
 def _summary(function: Callable[..., Any]) -> str:

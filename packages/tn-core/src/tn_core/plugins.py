@@ -169,6 +169,11 @@ class PluginHost:
         listed = ", ".join(known) if known else f"none: no installed package offers {kind}"
         raise UserError(f"no {kind[:-1]} is called {name!r}; {hint}known: {listed}")
 
+    def target(self, kind: Kind, name: str) -> str | Callable[..., Any]:
+        """What was registered under a name, not imported."""
+        self.check(kind, name)
+        return self._targets[kind][name].target
+
     def get(self, kind: Kind, name: str) -> Any:
         """Returns the target of a name, importing it if need be.
 
