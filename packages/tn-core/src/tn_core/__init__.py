@@ -10,7 +10,8 @@ from tn_core.errors import UserError
 from tn_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from tn_core.chain import log_partition, marginals, mode
+    from tn_core.chain import log_partition, marginals
+    from tn_core.modes import mode
     from tn_core.sampling import sample
     from tn_core.tensor_chain import TensorChain
 
@@ -19,7 +20,7 @@ __all__ = ["TensorChain", "UserError", "hookimpl", "log_partition", "marginals",
 _HOMES = {
     "log_partition": "tn_core.chain",
     "marginals": "tn_core.chain",
-    "mode": "tn_core.chain",
+    "mode": "tn_core.modes",
     "sample": "tn_core.sampling",
     "TensorChain": "tn_core.tensor_chain",
 }

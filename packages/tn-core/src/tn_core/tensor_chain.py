@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tn_core.chain import Boundary, Evidence, Grouped, log_partition, marginals, mode
+from tn_core.chain import Boundary, Evidence, Grouped, log_partition, marginals
+from tn_core.modes import mode
 from tn_core.sampling import sample
 
 __all__ = ["TensorChain"]
