@@ -167,7 +167,9 @@ def _parser(
     """A command's parser, and the keys of its components; ``deep`` imports these and adds their options."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"tn {command}", description=_summary(function), exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"tn {command}", description=_summary(function), exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", help="a YAML file with any of these options; the command line goes first")
     parser.add_argument("--print_config", action="store_true", help="print the options as YAML and stop")
     parser.add_function_arguments(function, skip=set(top), as_positional=True)

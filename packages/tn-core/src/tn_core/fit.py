@@ -5,14 +5,15 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
 from tn_core.components import Component, Spec, build
-from tn_core.errors import UserError
+from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
-from tn_core.storage import CONFIG, build_model, describe, save_model, write_text
+from tn_core.storage import CONFIG, WRITING, build_model, describe, save_model, write_text
 
 if TYPE_CHECKING:
     from tn_core.protocols import Split
@@ -68,9 +69,8 @@ def fit(
     """
     options = dict(locals())
     folder = Path(out)
-    for name, value in (("features", features), ("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
+    check_range(1, features=features, epochs=epochs, batch_size=batch_size)
+    check_range(0, MOST_SEED, seed=seed)
     first = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0  # of several processes
     if first:
         _check_folder(folder, resume)
@@ -95,12 +95,6 @@ def fit(
     if not isinstance(module, lightning.LightningModule):
         raise UserError(f"{model['name']} cannot be trained: it is no LightningModule")
 
-    if first:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / RUN, yaml.safe_dump(options, sort_keys=False))
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error}") from None
     terminal = sys.stderr.isatty()
     bars = [lightning.callbacks.TQDMProgressBar(refresh_rate=20)] if terminal else []
     trainer = _quiet_trainer(
@@ -120,6 +114,14 @@ def fit(
         enable_progress_bar=terminal,
         logger=_tensorboard(lightning, folder),
     )
+    if first:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob(f".*{WRITING}"):  # of a run that was killed while it wrote
+                stale.unlink()
+            write_text(folder / RUN, yaml.safe_dump(options, sort_keys=False))
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error}") from None
     checkpoint = folder / CHECKPOINT
     goes_on = resume and checkpoint.exists()
     try:
@@ -129,7 +131,7 @@ def fit(
             ckpt_path=checkpoint if goes_on else None,
             weights_only=True if goes_on else None,  # the checkpoint may come from elsewhere
         )
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, KeyError, OSError, UnpicklingError) as error:
         if not goes_on or trainer.global_step:
             raise
         raise UserError(f"cannot go on from {checkpoint}: {' '.join(str(error).split())[:300]}") from None

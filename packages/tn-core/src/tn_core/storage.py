@@ -4,6 +4,7 @@ The config names the model through the plugin host, so that a folder from elsewh
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIG",
     "WEIGHTS",
+    "WRITING",
     "build_model",
     "describe",
     "load_model",
@@ -33,12 +35,13 @@ __all__ = [
 
 CONFIG = "config.yaml"
 WEIGHTS = "model.safetensors"
+WRITING = ".writing"  # how the names of temporary files end
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` that takes its place at the end: a file is written whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{WRITING}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -115,6 +118,7 @@ def save_model(model: "nn.Module", config: Mapping[str, Any], folder: Path) -> N
             config_file.write_text(text)
             # copies, since tensors that share memory cannot be stored
             save_file({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, weights_file)
+            shutil.copymode(config_file, weights_file)  # safetensors makes files that only their owner can read
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write to {folder}: {error}") from None
 
@@ -136,6 +140,9 @@ def read_config(folder: Path) -> Spec:
         raise UserError(f"{path} is not a config: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or "model" not in config:
         raise UserError(f"{path} is not a config: it names no model")
+    labels = config.get("labels", {})
+    if not isinstance(labels, dict) or not all(isinstance(values, list) for values in labels.values()):
+        raise UserError(f"{path} is not a config: its labels must be names, each with a list of values, got {labels!r}")
     return config
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tn_core.protocols import to_float
-from tn_core.storage import write_text
+from tn_core.storage import WRITING, write_text
 
 __all__ = ["EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches"]
 
@@ -94,24 +94,17 @@ def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> "DataLoader[tup
 
 
 class SeedEpochs(Callback):
-    """Seeds every random generator at the start of an epoch (and of the end of training)."""
+    """Seeds every random generator at the start of an epoch."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def _seed(self, trainer: Trainer, epoch: int) -> None:
-        seed = _mix(self.seed, epoch) * 1_009 + trainer.global_rank
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Every process of a run gets a seed of its own."""
+        seed = _mix(self.seed, trainer.current_epoch) * 1_009 + trainer.global_rank
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seeds the epoch."""
-        self._seed(trainer, trainer.current_epoch)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Seeds whatever the model does last."""
-        self._seed(trainer, trainer.current_epoch)
 
 
 class LastCheckpoint(Checkpoint):
@@ -122,7 +115,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves to a temporary file first: a process that is killed leaves the previous checkpoint as it was."""
-        temporary = self.path.with_name(f".{self.path.name}.writing")
+        temporary = self.path.with_name(f".{self.path.name}{WRITING}")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, self.path)

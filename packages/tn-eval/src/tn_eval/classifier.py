@@ -79,7 +79,7 @@ def cached_classifier(data: Data, spec: Mapping[str, Any]) -> tuple[Classifier, 
     if len(data.shape) != 3:
         raise UserError(f"the classifier is for images, (channels, height, width); these data have shape {data.shape}")
     sizes = [len(values) for values in data.labels.values()]
-    key = {k: v for k, v in spec.items() if k not in ("missing", "missing_seed", "train_size", "download")}
+    key = {k: v for k, v in spec.items() if k not in ("missing", "missing_seed", "download")}
     digest = hashlib.sha256(
         json.dumps([VERSION, EPOCHS, list(data.shape), sizes, key], sort_keys=True, default=str).encode()
     ).hexdigest()[:16]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tn_core.components import build
-from tn_core.errors import UserError
+from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
 from tn_core.protocols import to_float
 from tn_core.storage import load_model, read_config, write_text
@@ -45,8 +45,8 @@ def sample(
     Raises:
         UserError: if a label or a value is unknown, or the model cannot do it.
     """
-    if count < 1 or (columns is not None and columns < 1):
-        raise UserError(f"count and columns must be at least 1, got {count} and {columns}")
+    check_range(1, count=count, columns=columns)
+    check_range(0, MOST_SEED, seed=seed)
     path = _picture(Path(run) if out is None else Path(out), is_folder=out is None)
     config = read_config(Path(run))
     known = config.get("labels") or {}
@@ -89,6 +89,7 @@ def impute(
     Raises:
         UserError: if the model cannot impute or the file cannot be written.
     """
+    check_range(1, batch_size=batch_size)
     path = Path(run) / "imputed.csv" if out is None else Path(out)
     _check_parent(path)
     config = read_config(Path(run))
@@ -149,13 +150,8 @@ def evaluate(
     host = default_host()
     for name in metrics or ():
         host.check("metrics", name)
-    for name, value in (
-        ("iwae_samples", iwae_samples),
-        ("iwae_items", iwae_items),
-        ("condition_items", condition_items),
-    ):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
+    check_range(1, iwae_samples=iwae_samples, iwae_items=iwae_items, condition_items=condition_items)
+    check_range(0, MOST_SEED, seed=seed)
     config = read_config(Path(run))
     import torch
 

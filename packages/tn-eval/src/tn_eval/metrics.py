@@ -40,7 +40,7 @@ class Value:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {key: None if value != value else value for key, value in asdict(self).items()}  # JSON has no NaN
 
 
 @torch.no_grad()

@@ -163,9 +163,12 @@ class VAE(LightningModule):
         has_labels = y is not None and bool(getattr(self.prior, "labels", ()))
         return has_labels and self.label_weight > 0 and self.fit_prior == "jointly"
 
-    def on_train_end(self) -> None:
-        """Fits the prior to the latents of the training data, if that was to be done afterwards."""
-        if self.fit_prior == "afterwards":
+    def on_train_epoch_end(self) -> None:
+        """Fits the prior to the latents of the training data after the last epoch, if that was to be done afterwards.
+
+        Within the epoch, so that its checkpoint holds the fitted prior.
+        """
+        if self.fit_prior == "afterwards" and self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             z, y = self.latents_of(self.trainer.train_dataloader)
             self.prior.fit(z, y if getattr(self.prior, "labels", ()) else None)
 

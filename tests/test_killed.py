@@ -1,0 +1,126 @@
+"""A run that is killed outright and resumed ends with the same model, bit for bit, as one that was never stopped."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TRAIN, Tn, tn_script
+
+LONG = ("fit", *TRAIN, "--batch_size", "8", "--epochs", "5")
+
+# kills its own process when an audit event about a file happens for the n-th time: neither early nor late
+KILLER = """
+import os, signal, sys
+
+event, file, nth = os.environ["KILL_AT"].split(":")
+left = int(nth)
+
+def hook(name, arguments):
+    global left
+    if name == event and any(str(argument).endswith(file) for argument in arguments):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+"""
+
+MOMENTS = {
+    "before the first checkpoint": "open:/history.jsonl:1",
+    "while the first checkpoint is written": "os.rename:/.last.ckpt.writing:1",
+    "before a later checkpoint is in place": "os.rename:/last.ckpt:3",
+    "at the end of an epoch": "open:/history.jsonl:4",
+    "before the model is in place": "os.rename:/model.safetensors:1",
+    "before the config is in place": "os.rename:/config.yaml:1",
+}
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The history without the seconds."""
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tn: Tn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = tn(*LONG, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def check_same(folder: Path, whole: Path) -> None:
+    """The model is the same, every epoch was written down once, and nothing half-written is left."""
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert [line["epoch"] for line in history(folder)] == [0, 1, 2, 3, 4]
+    assert history(folder) == history(whole)
+    assert (folder / "config.yaml").read_text() == (whole / "config.yaml").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+@pytest.fixture
+def killer(tmp_path: Path) -> str:
+    """A folder for PYTHONPATH that makes ``tn`` kill itself as KILL_AT says."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(KILLER)
+    return str(site)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_a_chosen_moment(tn: Tn, whole: Path, tmp_path: Path, killer: str, moment: str) -> None:
+    out = tmp_path / "run"
+    killed = tn(*LONG, "--out", out, PYTHONPATH=killer, KILL_AT=MOMENTS[moment], TMPDIR=str(tmp_path))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    unfinished = tn("sample", out)
+    assert unfinished.returncode == 1
+    assert unfinished.stderr.startswith("tn: error: ")
+    resumed = tn("fit", "--resume", "--out", out)
+    assert resumed.returncode == 0, resumed.stderr
+    check_same(out, whole)
+
+
+def test_killed_from_outside_twice(tn: Tn, environment: dict[str, str], whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for arguments, lines in ((LONG, 1), (("fit", "--resume"), 3)):
+        process = subprocess.Popen(
+            [tn_script(), *arguments, "--out", str(out)], env=environment, stderr=subprocess.DEVNULL
+        )
+        try:
+            while not (out / "history.jsonl").exists() or len(history(out)) < lines:
+                assert process.poll() is None, "it ended before it could be killed"
+                time.sleep(0.002)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        assert not (out / "model.safetensors").exists()
+    resumed = tn("fit", "--resume", "--out", out)
+    assert resumed.returncode == 0, resumed.stderr
+    check_same(out, whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(tn: Tn, whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    done = tn("fit", "--resume", "--out", out)
+    assert done.returncode == 0, done.stderr
+    check_same(out, whole)
+
+
+def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) -> None:
+    """The last checkpoint was written, the prior not yet fitted: resuming must still fit it."""
+    options = ("fit", *TRAIN, "--model.fit_prior", "afterwards", "--epochs", "2")
+    done = tn(*options, "--out", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = tn(*options, "--out", tmp_path / "run", PYTHONPATH=killer, KILL_AT="os.rename:/model.safetensors:1")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = tn("fit", "--resume", "--out", tmp_path / "run")
+    assert resumed.returncode == 0, resumed.stderr
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert models[0] == models[1]
