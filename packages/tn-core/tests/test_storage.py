@@ -217,8 +217,8 @@ def test_a_model_that_is_not_installed(saved: Path, host: PluginHost, name: str)
         ({"model": None}, "model"),
         ({"shape": "wide"}, "the config describes no model: ValueError"),
         ({"shape": None}, "the config describes no model: TypeError"),
-        ({"labels": [1, 2]}, "the config describes no model: AttributeError"),
-        ({"labels": {"digit": 3}}, "the config describes no model: TypeError"),
+        ({"labels": [1, 2]}, r"its labels must be names, each with a list of values, got \[1, 2\]"),
+        ({"labels": {"digit": 3}}, r"its labels must be names, each with a list of values, got \{'digit': 3\}"),
         ({"features": "many"}, "the config describes no model: ValueError"),
     ],
 )
