@@ -124,3 +124,30 @@ def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) 
     assert resumed.returncode == 0, resumed.stderr
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
     assert models[0] == models[1]
+
+
+def test_interrupted_by_the_keyboard(environment: dict[str, str], tn: Tn, whole: Path, tmp_path: Path) -> None:
+    """Ctrl-C is answered in lines, not in a traceback, and the run goes on to the same end."""
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [tn_script(), *LONG, "--out", str(out)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "history.jsonl").exists() or len(history(out)) < 2:
+        assert process.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert f"tn: stopped; go on with: tn fit --resume --out {out}" in errors
+    assert "Traceback" not in errors
+    resumed = tn("fit", "--resume", "--out", out)
+    assert resumed.returncode == 0, resumed.stderr
+    check_same(out, whole)
+
+
+def test_fewer_epochs_than_were_trained(tn: Tn, whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    done = tn("fit", "--resume", "--out", out, "--epochs", "2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("tn: error: cannot go on from ")
+    assert "Traceback" not in done.stderr

@@ -79,6 +79,7 @@ def fit(
 
     try:
         import lightning.pytorch as lightning
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
     except ModuleNotFoundError as error:
         raise UserError(f"tn fit needs {error.name}: python -m pip install 'tn-core[train]'") from None
     import torch
@@ -131,12 +132,15 @@ def fit(
             ckpt_path=checkpoint if goes_on else None,
             weights_only=True if goes_on else None,  # the checkpoint may come from elsewhere
         )
-    except (RuntimeError, EOFError, KeyError, OSError, UnpicklingError) as error:
-        if not goes_on or trainer.global_step:
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        hint = f"go on with: tn fit --resume --out {out}" if checkpoint.exists() else "no epoch was finished"
+        print(f"tn: stopped; {hint}", file=sys.stderr)
+        raise KeyboardInterrupt from None
+    except (RuntimeError, EOFError, KeyError, OSError, UnpicklingError, MisconfigurationException) as error:
+        in_training = trainer.global_step and not isinstance(error, MisconfigurationException)
+        if not goes_on or in_training:
             raise
         raise UserError(f"cannot go on from {checkpoint}: {' '.join(str(error).split())[:300]}") from None
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     if trainer.is_global_zero:
         save_model(module, config, folder)
         print(f"model: {folder}")
@@ -188,6 +192,8 @@ def _quiet_trainer(lightning: Any, **arguments: Any) -> Any:
     import logging
     import warnings
 
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for text in (
@@ -205,5 +211,5 @@ def _quiet_trainer(lightning: Any, **arguments: Any) -> Any:
             num_sanity_val_steps=0,
             **arguments,
         )
-    except (lightning.utilities.exceptions.MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError) as error:
         raise UserError(f"Lightning refuses these options: {' '.join(str(error).split())}") from None

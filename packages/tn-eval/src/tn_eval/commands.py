@@ -252,7 +252,7 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
     from typing import get_type_hints
 
     first = next(iter(inspect.signature(function).parameters))
-    protocol = get_type_hints(function)[first]
+    protocol = get_type_hints(function).get(first, object)
     if function.__name__ == "condition_accuracy" and len(config["shape"]) != 3:
         return False  # its classifier is for images
     uses_labels = function.__name__ in ("condition_accuracy", "imputation")
