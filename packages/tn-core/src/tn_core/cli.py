@@ -123,6 +123,9 @@ def parse(command: str, function: Callable[..., Any], argv: Sequence[str], host:
     """
     switches = {f"--{name}" for name, p in inspect.signature(function).parameters.items() if p.annotation is bool}
     tokens = _with_config(argv, switches)
+    # taken out by hand: jsonargparse has its own idea of an option of this name
+    wants_config = "--print_config" in tokens
+    tokens = [token for token in tokens if token != "--print_config"]
     wants_help = any(token in ("-h", "--help") for token in tokens)
     pairs = dict(_pairs(tokens))
     top = components_of(function)
@@ -147,8 +150,17 @@ def parse(command: str, function: Callable[..., Any], argv: Sequence[str], host:
     short = {f"--{key}": f"--{key}.name" for key in named}
     tokens = ["=".join([short.get(head, head), *tail]) for head, *tail in (token.split("=", 1) for token in tokens)]
     found = _read(command, parser, tokens)
+    for key, written in named.items():
+        part = found
+        for step in key.split("."):
+            part = part[step]
+        # what hides behind **keywords is a guess: pass it on only if it was asked for
+        for argument in set(part) - written - {"name"}:
+            if f"{key}.{argument}" not in pairs:
+                del part[argument]
     del found["config"]
-    if found.pop("print_config"):
+    del found["print_config"]
+    if wants_config:
         import yaml
 
         print(yaml.safe_dump(json.loads(json.dumps(found, default=str)), sort_keys=False), end="")
@@ -163,8 +175,11 @@ def _parser(
     pairs: Mapping[str, str],
     host: PluginHost,
     deep: bool,
-) -> tuple[Any, set[str]]:
-    """A command's parser, and the keys of its components; ``deep`` imports these and adds their options."""
+) -> tuple[Any, dict[str, set[str]]]:
+    """A command's parser, and the keys of its components with the arguments that their signatures name.
+
+    ``deep`` imports the components and adds their options.
+    """
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -173,7 +188,7 @@ def _parser(
     parser.add_argument("--config", help="a YAML file with any of these options; the command line goes first")
     parser.add_argument("--print_config", action="store_true", help="print the options as YAML and stop")
     parser.add_function_arguments(function, skip=set(top), as_positional=True)
-    named: set[str] = set()
+    named: dict[str, set[str]] = {}
     for key, component in top.items():
         _add_component(parser, key, component, pairs, host, deep, named)
     return parser, named
@@ -228,10 +243,10 @@ def _add_component(
     pairs: Mapping[str, str],
     host: PluginHost,
     deep: bool,
-    named: set[str],
+    named: dict[str, set[str]],
 ) -> None:
-    """Adds the options of a component and of the components in it; collects their keys in ``named``."""
-    named.add(key)
+    """Adds the options of a component and of the components in it; collects in ``named`` what they are called."""
+    named[key] = set()
     name = pairs.get(key, pairs.get(f"{key}.name", component.default))
     known = ", ".join(host.names(component.kind))
     parser.add_argument(f"--{key}.name", default=name, required=name is None, help=f"or just --{key} NAME: {known}")
@@ -239,7 +254,8 @@ def _add_component(
         return
     target = host.get(component.kind, name)
     inner = components_of(target)
-    skip = {*inner, *(p for p in PROVIDED if p in inspect.signature(target).parameters)}
+    named[key] = set(inspect.signature(target).parameters)
+    skip = {*inner, *(named[key] & set(PROVIDED))}
     if inspect.isclass(target):
         parser.add_class_arguments(target, key, skip=skip)
     else:
