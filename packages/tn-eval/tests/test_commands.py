@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tn_core.errors import UserError
+from tn_core.protocols import Split
 from tn_eval.classifier import accuracy, cached_classifier
 from tn_eval.commands import evaluate, impute, parse_labels, sample
 from tn_eval.datasets import Digits
@@ -215,6 +216,18 @@ def test_bounds_use_every_item(host):
     assert bound_iwae(model, Digits(), samples=3, items=10_000)["iwae_3"].value == pytest.approx(
         elbo.value + math.log(3), rel=1e-5
     )
+
+
+def test_a_sorted_test_set_does_not_bend_the_bound(host):
+    """Fewer items are a random choice: their mean stays within 5 standard errors of that of all."""
+    model = host.get("models", "Memory")()
+    digits = Digits().split("test")
+    order = digits.x.flatten(1).sum(1).argsort()
+    ordered = Split(digits.x[order], digits.labels[order], digits.hidden[order])
+    data = type("Sorted", (), {"split": lambda self, name: ordered})()
+    every = bound_elbo(model, data)["elbo"]
+    some = bound_iwae(model, data, samples=1, items=100)["iwae_1"]
+    assert abs(some.value - every.value) < 5 * some.interval / 1.96
 
 
 def test_grid_errors(tmp_path):

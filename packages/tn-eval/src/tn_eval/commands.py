@@ -139,7 +139,7 @@ def evaluate(
         run: the folder of the trained model.
         metrics: which, by name; not given: all that the model offers the means for.
         iwae_samples: samples of the importance-weighted bound.
-        iwae_items: test items it is measured on.
+        iwae_items: test items it is measured on, always the same random choice.
         condition_items: samples drawn for the condition accuracy.
         seed: of everything random.
         data_root: where data sets keep their files.

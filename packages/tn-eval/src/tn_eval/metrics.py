@@ -53,8 +53,10 @@ def bound_elbo(model: Bounds, data: Data, batch_size: int = 500) -> Mapping[str,
 
 @torch.no_grad()
 def bound_iwae(model: Bounds, data: Data, samples: int = 100, items: int = 1000) -> Mapping[str, Value]:
-    """The importance-weighted bound of log p(x) of the first test items."""
-    x = data.split("test").x[:items]
+    """The importance-weighted bound of log p(x) of so many test items, always the same random choice."""
+    x = data.split("test").x
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:items]  # test sets may be sorted
+    x = x[chosen.sort().values]
     batch = max(1, 2000 // samples)
     found = [model.iwae(to_float(part), None, samples) for part in x.split(batch)]
     return {f"iwae_{samples}": Value.of(torch.cat(found), "nats per example", "higher")}
