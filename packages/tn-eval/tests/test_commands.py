@@ -175,9 +175,22 @@ def test_models_that_offer_too_little(run):
         sample(str(folder))
     with pytest.raises(UserError, match="Blank cannot impute"):
         impute(str(folder))
-    with pytest.raises(UserError, match="nothing to measure"):
+    with pytest.raises(UserError, match="nothing was measured"):
         evaluate(str(folder))
     with pytest.raises(UserError, match="does not offer what the metric 'elbo' needs"):
+        evaluate(str(folder), metrics=["elbo"])
+
+
+def test_a_metric_that_the_model_refuses_is_named(run, host, monkeypatch, capsys):
+    def refuse(self, x, y=None):
+        raise ValueError("needs labels")
+
+    monkeypatch.setattr(host.get("models", "Memory"), "elbo", refuse)
+    folder = run()
+    evaluate(str(folder), condition_items=10)
+    assert "elbo: not measured: needs labels" in capsys.readouterr().out
+    assert "elbo" not in json.loads((folder / "metrics.json").read_text())["metrics"]
+    with pytest.raises(UserError, match="elbo: needs labels"):
         evaluate(str(folder), metrics=["elbo"])
 
 

@@ -170,11 +170,18 @@ def evaluate(
                 raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
             continue
         torch.manual_seed(seed)
-        for key, value in function(model, data, **options.get(name, {})).items():
+        try:
+            values = function(model, data, **options.get(name, {}))
+        except ValueError as error:  # the model offers the method, but not for these data
+            if metrics:
+                raise UserError(f"{name}: {error}") from None
+            print(f"{name}: not measured: {error}")
+            continue
+        for key, value in values.items():
             found[key] = value
             print(f"{key}: {value}", flush=True)
     if not found:
-        raise UserError(f"nothing to measure: {config['model']['name']} offers none of the protocols of the metrics")
+        raise UserError(f"nothing was measured: {config['model']['name']} offers nothing that a metric can use")
     path = Path(run) / "metrics.json"
     content = {"seed": seed, "metrics": {key: value.as_dict() for key, value in found.items()}}
     try:
