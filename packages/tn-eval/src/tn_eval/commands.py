@@ -55,7 +55,7 @@ def sample(
         raise UserError(f"no label is called {rows!r}; known: {', '.join(known) or 'none'}")
     import torch
 
-    model, config = _load(run)
+    model, _ = load_model(Path(run), default_host())
     _needs(model, "sample", config)
     torch.manual_seed(seed)
     groups = [allowed] if rows is None else [{**allowed, rows: [v]} for v in range(len(known[rows]))]
@@ -97,7 +97,7 @@ def impute(
 
     data = build(config["data"], "datasets", default_host(), root=data_root)
     part = data.split(split)
-    model, config = _load(run)
+    model, _ = load_model(Path(run), default_host())
     _needs(model, "impute", config)
     observed = part.observed if split == "train" else torch.full_like(part.labels, -1)
     text = io.StringIO()
@@ -157,7 +157,7 @@ def evaluate(
 
     data = build(config["data"], "datasets", host, root=data_root)
     data.split("test")
-    model, config = _load(run)
+    model, _ = load_model(Path(run), default_host())
     options: dict[str, dict[str, Any]] = {
         "iwae": {"samples": iwae_samples, "items": iwae_items},
         "condition_accuracy": {"spec": config["data"], "items": condition_items},
@@ -240,10 +240,6 @@ def _draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Te
     except ValueError as error:
         raise UserError(str(error)) from None
     return drawn
-
-
-def _load(run: str) -> tuple[Any, dict[str, Any]]:
-    return load_model(Path(run), default_host())
 
 
 def _needs(model: Any, method: str, config: Mapping[str, Any]) -> None:

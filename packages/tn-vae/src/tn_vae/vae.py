@@ -114,7 +114,7 @@ class VAE(LightningModule):
 
     def log_joint(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(z, y_ob) in nats; without labels, or with a prior that has none, log p(z)."""
-        if y is None or not getattr(self.prior, "labels", ()):
+        if y is None or not self._has_labels:
             return self.prior().log_prob(z)
         return self.prior.log_prob_joint(z, y)
 
@@ -144,24 +144,24 @@ class VAE(LightningModule):
         z = q.rsample()
         reconstruction = self.log_likelihood(x, z).mean()
         if self.fit_prior == "afterwards":
-            joint = label = Normal(0.0, 1.0).log_prob(z).sum(-1).mean()
+            joint = Normal(0.0, 1.0).log_prob(z).sum(-1).mean()
         else:
             joint = self.log_joint(z, y).mean()
-            # what the bound says of the labels alone, E_q log p(y_ob | z)
-            label = joint - self.prior().log_prob(z).mean() if self._weighs_labels(y) else joint.detach()
         divergence = -joint - q.entropy().mean()
         warm = min(1.0, 0.1 + 0.9 * self.global_step / self.warmup_steps) if self.warmup_steps else 1.0
         loss = -reconstruction + warm * divergence
-        if self._weighs_labels(y):
+        if y is not None and self._has_labels and self.label_weight > 0 and self.fit_prior == "jointly":
+            label = joint - self.prior().log_prob(z).mean()  # E_q log p(y_ob | z)
             loss = loss - self.label_weight * label
             self.log("log_p_labels", label, on_step=False, on_epoch=True, sync_dist=True)
         values = {"elbo": reconstruction - divergence, "reconstruction": reconstruction, "divergence": divergence}
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
-    def _weighs_labels(self, y: Tensor | None) -> bool:
-        has_labels = y is not None and bool(getattr(self.prior, "labels", ()))
-        return has_labels and self.label_weight > 0 and self.fit_prior == "jointly"
+    @property
+    def _has_labels(self) -> bool:
+        """Whether the prior is one over labels too; strangers' priors need not know the word."""
+        return bool(getattr(self.prior, "labels", ()))
 
     def on_train_epoch_end(self) -> None:
         """Fits the prior to the latents of the training data after the last epoch, if that was to be done afterwards.
@@ -170,7 +170,7 @@ class VAE(LightningModule):
         """
         if self.fit_prior == "afterwards" and self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             z, y = self.latents_of(self.trainer.train_dataloader)
-            self.prior.fit(z, y if getattr(self.prior, "labels", ()) else None)
+            self.prior.fit(z, y if self._has_labels else None)
 
     @torch.no_grad()
     def latents_of(self, batches: Any, limit: int = 20_000) -> tuple[Tensor, Tensor | None]:
@@ -224,7 +224,7 @@ class VAE(LightningModule):
         """
         if y is None:
             z = self.prior().sample((count,))
-        elif not getattr(self.prior, "labels", ()):
+        elif not self._has_labels:
             raise ValueError(f"the prior {type(self.prior).__name__} has no labels to condition on")
         else:
             conditional = self.prior(y)
@@ -237,7 +237,7 @@ class VAE(LightningModule):
 
         p(y | z) at the posterior's mean (VAE-TTLP section 6.5).
         """
-        if not getattr(self.prior, "labels", ()):
+        if not self._has_labels:
             raise ValueError(f"the prior {type(self.prior).__name__} has no labels to impute")
         found: list[Tensor] = self.prior.label_posteriors(self.encode(x), y)
         return found
