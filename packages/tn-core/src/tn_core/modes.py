@@ -5,17 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tn_core.chain import (
-    Boundary,
-    Cores,
-    Evidence,
-    by_position,
-    group,
-    leaves,
-    log_or_minus_infinity,
-    product_tree,
-    weigh,
-)
+from tn_core.chain import log_or_minus_infinity
+from tn_core.cores import Boundary, Cores, group
+from tn_core.evidence import Evidence, by_position, weigh
+from tn_core.tree import leaves, product_tree
 
 __all__ = ["mode"]
 

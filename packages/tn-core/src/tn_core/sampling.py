@@ -7,12 +7,16 @@ e_k(s) G_k[s][a_k, a_{k+1}]. All nodes of a level and all samples go at once; th
 only what lies above batched evidence carries the batch.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tn_core.chain import Boundary, Cores, Evidence, Level, group, leaves, product_tree, take, weigh
+from tn_core.cores import Boundary, Cores, Grouped, group, index_on, take
+from tn_core.evidence import Evidence, Weights, weigh
+from tn_core.plans import Plan, rows_at_once
+from tn_core.tree import Level, leaves, product_tree
 
 __all__ = ["sample"]
 
@@ -41,83 +45,93 @@ def sample(
     """
     chain = group(cores, boundary)
     weights = weigh(chain, log_evidence)
+    samples = math.prod(sample_shape)
+    at_once = rows_at_once(Plan("tree"), chain, weights, boundary)
+    pieces = [weights] if weights.rows <= at_once else weights.split(at_once)
+    states = [_draw_states(chain, piece, samples, boundary) for piece in pieces]
+    joined = states[0] if len(states) == 1 else torch.cat(states, 1)
+    return joined.reshape(*sample_shape, *weights.batch, joined.shape[-1])
+
+
+def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Boundary) -> Tensor:
+    """States (samples, rows, n)."""
     levels, _ = product_tree(leaves(chain, weights), weights.rows)
-    samples = torch.Size(sample_shape).numel()
     # one axis for samples and batch together: entry s * rows + r is sample s of batch row r
     row = torch.arange(weights.rows, device=chain.like.device).repeat(samples)
 
-    root = levels[-1].pick([0], weights.rows)
-    root = root[0][row] if root.ndim == 4 else root[0].expand(len(row), -1, -1)
+    root = levels[-1].pick([0], weights.rows)[0]
     if boundary == "ring":
-        first = draw(root.diagonal(dim1=-2, dim2=-1))
+        outer = root.diagonal(dim1=-2, dim2=-1)
+        first = draw(outer[row] if outer.ndim == 2 else outer.expand(len(row), -1))
         last = first
     else:
-        pair = draw(root.flatten(1))
+        flat = root.flatten(-2)
+        pair = draw(flat[row] if flat.ndim == 2 else flat.expand(len(row), -1))
         first, last = pair // chain.width, pair % chain.width
     bonds = torch.stack([first, last])  # shape: (nodes + 1, entries)
     for level in reversed(levels[:-1]):
         nodes = len(level.where)
         inner = nodes // 2  # nodes of the level above that have two children; an odd one out has itself below
-        left = _rows(level, range(0, 2 * inner, 2), row, bonds[:inner])
-        right = _columns(level, range(1, 2 * inner, 2), row, bonds[1 : inner + 1])
-        middle = draw(left * right)
-        spread = bonds.new_empty(nodes + 1, len(row))
-        spread[0 : 2 * inner + 1 : 2] = bonds[: inner + 1]
-        spread[1 : 2 * inner : 2] = middle
-        spread[2 * inner :] = bonds[inner:]
-        bonds = spread
+        left = _entries(level, range(0, 2 * inner, 2), row, bonds[:inner], columns=False)
+        right = _entries(level, range(1, 2 * inner, 2), row, bonds[1 : inner + 1], columns=True)
+        middle = draw(left.mul_(right))
+        woven = torch.stack([bonds[:inner], middle], 1).flatten(0, 1)
+        bonds = torch.cat([woven, bonds[inner:]])
 
-    states = bonds.new_empty(len(levels[0].where), len(row))
-    for (ks, g), (some, e) in zip(chain.groups, weights.groups, strict=True):
-        position = torch.tensor(ks, device=bonds.device)
-        a, b = bonds[position], bonds[position + 1]
-        index = torch.arange(len(ks), device=bonds.device).unsqueeze(1)
-        w = g.permute(0, 2, 3, 1)[index, a, b]  # shape: (group, entries, N)
-        if e is not None:
-            w[list(some)] *= e[:, row]
-        states[position] = draw(w)
-    return states.T.reshape(*sample_shape, *weights.batch, len(states))
-
-
-def _rows(level: Level, nodes: range, row: Tensor, bond: Tensor) -> Tensor:
-    """Row ``bond`` of the matrix of each node, for each entry: (nodes, entries, m)."""
-    return _gather(level, nodes, row, bond, transpose=False)
+    found, order = [], []
+    for number, (ks, g) in enumerate(chain.groups):
+        entry = take(bonds, ks) * chain.width + take(bonds, [k + 1 for k in ks])
+        # shape: (group, N, entries); the values are not the last axis, so that a draw goes over all entries at once
+        w = g.flatten(2).gather(2, entry.unsqueeze(1).expand(-1, g.shape[1], -1))
+        for there, some, e in weights.parts:
+            if there == number:
+                w[index_on(some, w.device)] *= e.mT[:, :, row]
+        found.append(draw(w, 1))
+        order += ks
+    states = found[0] if len(found) == 1 else torch.cat(found)
+    place = {k: j for j, k in enumerate(order)}
+    return take(states, [place[k] for k in range(len(order))]).T.unflatten(0, (samples, weights.rows))
 
 
-def _columns(level: Level, nodes: range, row: Tensor, bond: Tensor) -> Tensor:
-    """Column ``bond`` of the matrix of each node, for each entry: (nodes, entries, m)."""
-    return _gather(level, nodes, row, bond, transpose=True)
+def _entries(level: Level, nodes: range, row: Tensor, bond: Tensor, *, columns: bool) -> Tensor:
+    """Row (or column) ``bond`` of the matrix of each node, for each entry: (nodes, entries, m).
 
-
-def _gather(level: Level, nodes: range, row: Tensor, bond: Tensor, transpose: bool) -> Tensor:
-    """Looks shared and batched nodes up in their own stacks, so that nothing is copied to the batch."""
+    Shared and batched nodes are looked up in their own stacks, so that nothing is copied to the batch.
+    """
     kinds = [level.where[i] for i in nodes]
-    like = level.shared if level.shared is not None else level.batched
-    assert like is not None
-    found = like.new_empty(len(kinds), len(row), like.shape[-1])
+    parts, order = [], []
     for stack, is_batched in ((level.shared, False), (level.batched, True)):
-        which = [j for j, (b, _) in enumerate(kinds) if b is is_batched]
+        which = [j for j, (flag, _) in enumerate(kinds) if flag is is_batched]
         if not which or stack is None:
             continue
         chosen = take(stack, [kinds[j][1] for j in which])
-        chosen = chosen.mT if transpose else chosen
+        m = chosen.shape[-1]
+        some = bond if len(which) == len(kinds) else take(bond, which)
         index = torch.arange(len(which), device=row.device).unsqueeze(1)
-        some = bond if len(which) == len(kinds) else bond[which]
-        values = chosen[index, row, some] if is_batched else chosen[index, some]
-        if len(which) == len(kinds):
-            return values
-        found[which] = values
-    return found
+        if is_batched:
+            chosen = chosen.mT if columns else chosen
+            parts.append(chosen[index, row, some])
+        else:
+            flat = (chosen.mT if columns else chosen).reshape(-1, m)
+            parts.append(flat.index_select(0, (index * m + some).view(-1)).view(*some.shape, m))
+        order += which
+    if len(parts) == 1:
+        return parts[0]
+    place = {j: i for i, j in enumerate(order)}
+    return take(torch.cat(parts), [place[j] for j in range(len(order))])
 
 
-def draw(weights: Tensor) -> Tensor:
-    """Draws an index along the last axis with probability proportional to non-negative weights.
+def draw(weights: Tensor, dim: int = -1) -> Tensor:
+    """Draws an index along an axis with probability proportional to non-negative weights.
 
     Inverse of the cumulative sum; a weight of zero is never drawn (unless all are zero).
     """
-    cumulative = weights.cumsum(-1)
-    total = cumulative[..., -1:]
+    cumulative = weights.cumsum(dim)
+    total = cumulative.narrow(dim, weights.shape[dim] - 1, 1)
+    # below the total also after rounding: a uniform number has as many bits as the total, and is below one
     level = torch.rand_like(total) * total
-    # rounding may lift the level to the total, where no index would be left
-    level = torch.minimum(level, torch.nextafter(total, torch.zeros_like(total)))
-    return (cumulative <= level).sum(-1).clamp_max(weights.shape[-1] - 1)
+    if dim == -1:
+        found = torch.searchsorted(cumulative, level, right=True).squeeze(dim)
+    else:
+        found = (cumulative <= level).sum(dim)
+    return found.clamp_max_(weights.shape[dim] - 1)

@@ -6,7 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tn_core.chain import Boundary, Evidence, Grouped, log_partition, marginals
+from tn_core.chain import log_partition, marginals
+from tn_core.cores import Boundary, Grouped
+from tn_core.evidence import Evidence
 from tn_core.modes import mode
 from tn_core.sampling import sample
 
@@ -132,9 +134,13 @@ class TensorChain(nn.Module):
         """See :func:`tn_core.log_partition`."""
         return log_partition(self.cores, log_evidence, boundary=self.boundary)
 
-    def marginals(self, log_evidence: Evidence = None, *, own_evidence: bool = True) -> Tensor:
+    def marginals(
+        self, log_evidence: Evidence = None, *, variables: Sequence[int] | None = None, own_evidence: bool = True
+    ) -> Tensor:
         """See :func:`tn_core.marginals`."""
-        return marginals(self.cores, log_evidence, boundary=self.boundary, own_evidence=own_evidence)
+        return marginals(
+            self.cores, log_evidence, boundary=self.boundary, variables=variables, own_evidence=own_evidence
+        )
 
     def sample(self, log_evidence: Evidence = None, sample_shape: Sequence[int] = ()) -> Tensor:
         """See :func:`tn_core.sample`."""

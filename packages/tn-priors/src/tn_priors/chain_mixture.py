@@ -15,7 +15,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from tn_core.chain import Boundary, Grouped, log_partition, marginals
+from tn_core.chain import log_partition, marginals
+from tn_core.cores import Boundary, Grouped, index_on
 from tn_core.sampling import sample
 from tn_priors.pathwise import pathwise
 
@@ -24,7 +25,9 @@ __all__ = ["ChainMixture", "normal_log_density"]
 
 def normal_log_density(value: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
     """log N(value; mean, deviation^2), elementwise in nats."""
-    return -0.5 * ((value - means) / deviations) ** 2 - deviations.log() - 0.5 * math.log(2 * math.pi)
+    # what does not depend on the value is done once, not for the whole batch
+    x = (value - means) * deviations.reciprocal()
+    return torch.addcmul(-deviations.log() - 0.5 * math.log(2 * math.pi), x, x, value=-0.5)
 
 
 class ChainMixture(Distribution):
@@ -110,7 +113,7 @@ class ChainMixture(Distribution):
         """The evidence together with that of values of the whole event, by position."""
         self._check(value)
         densities = normal_log_density(value.unsqueeze(-1), self.means, self.deviations)
-        return self.evidence | dict(zip(self.positions, densities.unbind(-2), strict=True))
+        return {**self.evidence, self.positions: densities}
 
     def log_joint(self, value: Tensor) -> Tensor:
         """log Z of the evidence and the value: the density's numerator."""
@@ -118,9 +121,15 @@ class ChainMixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the exact log density (\*batch,) of values (\*batch, d), in nats."""
-        return (self.log_joint(value) - self.log_normalizer()).expand(
-            torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        )
+        if self._normalizer is None and not self.evidence:
+            # one more row, of which nothing is known, gives the normaliser: cheaper than a pass of its own
+            known = self._with_values(value)[self.positions].reshape(-1, *self.means.shape)
+            rows = torch.cat([known, known.new_zeros(1, *self.means.shape)])
+            log_z = log_partition(self.cores, {self.positions: rows}, boundary=self.boundary)
+            log_p = (log_z[:-1] - log_z[-1]).reshape(value.shape[:-1])
+        else:
+            log_p = self.log_joint(value) - self.log_normalizer()
+        return log_p.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def _spread_evidence(self) -> dict[int, Tensor]:
         """The evidence with the whole batch shape."""
@@ -132,10 +141,11 @@ class ChainMixture(Distribution):
         evidence = self._spread_evidence()
         # without evidence the batch is just more samples
         axes = Size(sample_shape) if evidence else Size(sample_shape) + self.batch_shape
-        states = sample(self.cores, evidence or None, axes, boundary=self.boundary)[..., list(self.positions)]
-        dims = torch.arange(len(self.positions), device=states.device)
-        means, deviations = self.means[dims, states], self.deviations[dims, states]
-        return means + deviations * torch.randn_like(means)
+        states = sample(self.cores, evidence or None, axes, boundary=self.boundary)
+        states = states.index_select(-1, index_on(self.positions, states.device))
+        component = states.reshape(-1, len(self.positions)).T  # shape: (d, samples)
+        means, deviations = self.means.gather(1, component).T, self.deviations.gather(1, component).T
+        return (means + deviations * torch.randn_like(means)).reshape(states.shape)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws samples (\*sample_shape, \*batch, d) with pathwise gradients to means, deviations, cores, evidence.
@@ -149,15 +159,17 @@ class ChainMixture(Distribution):
 
     def component_probabilities(self) -> Tensor:
         r"""Returns p(s_k | evidence), (\*batch, d, N)."""
-        found = marginals(self.cores, self._spread_evidence() or None, boundary=self.boundary)
-        found = found[..., list(self.positions), : self.means.shape[1]]
+        evidence = self._spread_evidence() or None
+        found = marginals(self.cores, evidence, boundary=self.boundary, variables=self.positions)
+        found = found[..., : self.means.shape[1]]
         return found.expand(*self.batch_shape, *found.shape[-2:])
 
     def component_posterior(self, value: Tensor) -> Tensor:
         r"""Returns p(s_k | z, evidence), (\*batch, d, N), for values z (\*batch, d)."""
         value = value.expand(*torch.broadcast_shapes(value.shape[:-1], self.batch_shape), *value.shape[-1:])
-        found = marginals(self.cores, self._with_values(value), boundary=self.boundary)
-        return found[..., list(self.positions), : self.means.shape[1]]
+        evidence = self._with_values(value)
+        found = marginals(self.cores, evidence, boundary=self.boundary, variables=self.positions)
+        return found[..., : self.means.shape[1]]
 
     @property
     def mean(self) -> Tensor:

@@ -17,7 +17,9 @@ import math
 import torch
 from torch import Tensor
 
-from tn_core.chain import Boundary, Grouped, by_position, leaves, product_tree, weigh
+from tn_core.cores import Boundary, Grouped
+from tn_core.evidence import by_position, weigh
+from tn_core.tree import leaves, product_tree
 
 __all__ = ["implicit_draw", "pathwise"]
 

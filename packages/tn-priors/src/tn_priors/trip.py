@@ -227,9 +227,9 @@ class TRIP(LazyDistribution):
         """
         if not self.labels:
             raise ValueError("this prior has no labels")
-        found = self.chain.marginals(self(y)._with_values(z), own_evidence=False)
-        places = zip(self._position, self.sizes, strict=True)
-        return [found[..., p, :size] for p, size in list(places)[self.features :]]
+        places, sizes = self._position[self.features :], self.sizes[self.features :]
+        found = self.chain.marginals(self(y)._with_values(z), variables=places, own_evidence=False)
+        return [found[..., j, :size] for j, size in enumerate(sizes)]
 
     @torch.no_grad()
     def reinitialize(self, z: Tensor) -> None:
