@@ -18,7 +18,7 @@ SIZES = [3, 2, 3, 4, 2]
 
 def listed(chain: TensorChain) -> list[Tensor]:
     """The cores in order, as the oracle takes them."""
-    found: dict[int, Tensor] = {k: g[i] for ks, g in chain.cores.groups for i, k in enumerate(ks)}
+    found: dict[int, Tensor] = {k: g[i] for ks, g in chain.cores.plain.groups for i, k in enumerate(ks)}
     return [found[k].detach() for k in range(len(found))]
 
 

@@ -13,7 +13,7 @@ class Dense:
 
     def __init__(self, prior):
         cores = {}
-        for positions, stack in prior.chain.cores.groups:
+        for positions, stack in prior.chain.cores.plain.groups:
             cores.update(zip(positions, stack.detach().double(), strict=True))
         n = len(cores)
         total = cores[0]  # shape: (s_1, a, b); then one more axis of states a step

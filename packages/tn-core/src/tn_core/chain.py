@@ -102,8 +102,7 @@ def marginals(
     inference = torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         if not differentiable:
-            cores_now = (g.clone() if inference else g.detach() for _, g in chain.groups)
-            chain = Grouped(tuple((ks, g) for (ks, _), g in zip(chain.groups, cores_now, strict=True)), chain.bonds)
+            chain = chain.with_cores([g.clone() if inference else g.detach() for _, g in chain.groups])
             copies = tuple((number, some, e.clone() if inference else e.detach()) for number, some, e in weights.parts)
             weights = Weights(weights.batch, copies, weights.log_scale)
         weights, asked = _ask(chain, weights, set(wanted))

@@ -9,7 +9,7 @@ with non-negative matrices G_k[s] of shape (m_k, m_{k+1}); a ring closes: m_{n+1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -30,10 +30,12 @@ class Grouped:
     Attributes:
         groups: pairs of positions, ascending, and cores (len(positions), N, m, m).
         bonds: the widths m_1, ..., m_{n+1} before padding.
+        logs: whether the tensors are logarithms of the cores; most functions then work on :attr:`plain`.
     """
 
     groups: tuple[tuple[tuple[int, ...], Tensor], ...]
     bonds: tuple[int, ...]
+    logs: bool = False
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -51,12 +53,30 @@ class Grouped:
         """The padded bond width m."""
         return self.like.shape[-1]
 
+    @property
+    def plain(self) -> "Grouped":
+        """The same chain without logarithms; computed once for every mode of autograd."""
+        if not self.logs:
+            return self
+        mode = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if mode not in self._plain:
+            self._plain[mode] = Grouped(tuple((ks, g.exp()) for ks, g in self.groups), self.bonds)
+        return self._plain[mode]
+
+    def with_cores(self, cores: Sequence[Tensor]) -> "Grouped":
+        """The same chain with other tensors."""
+        return replace(self, groups=tuple((ks, g) for (ks, _), g in zip(self.groups, cores, strict=True)))
+
+    @cached_property
+    def _plain(self) -> "dict[tuple[bool, bool], Grouped]":
+        return {}
+
 
 Cores = Tensor | Sequence[Tensor] | Grouped
 
 
 def group(cores: Cores, boundary: Boundary) -> Grouped:
-    """Checks cores and stacks them.
+    """Checks cores and stacks them; those that are stacked stay as they are.
 
     Raises:
         ValueError: if the shapes do not make a chain.

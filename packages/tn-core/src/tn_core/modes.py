@@ -41,7 +41,7 @@ def mode(
     Raises:
         ValueError: if a shape, the boundary, the beam or a position is not allowed.
     """
-    chain = group(cores, boundary)
+    chain = group(cores, boundary).plain
     weights = weigh(chain, log_evidence)
     n, m, rows = len(chain.sizes), chain.width, weights.rows
     searched = set(range(n) if variables is None else variables)
@@ -49,12 +49,12 @@ def mode(
         raise ValueError(f"beam must be at least 1, got {beam}")
     if not searched <= set(range(n)):
         raise ValueError(f"variables must be positions from 0 to {n - 1}, got {sorted(searched)}")
-    matrices = product_tree(leaves(chain, weights), rows)[0][0]  # rescaled: only ratios matter for the search
+    matrices = product_tree(leaves(chain, weights))[0][0]  # rescaled: only ratios matter for the search
     # a ring keeps the whole product and closes it by a trace, a train keeps a vector and closes it by a sum
     opening = torch.eye(m) if boundary == "ring" else torch.ones(1, m)
     suffixes = [opening.T.to(chain.like).expand(rows, -1, -1)]
     for k in reversed(range(n)):
-        suffix = matrices.pick([k], rows)[0] @ suffixes[-1]
+        suffix = matrices.matrix(k) @ suffixes[-1]
         suffixes.append(suffix / suffix.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(suffix.dtype).tiny))
     suffixes.reverse()
 

@@ -208,8 +208,7 @@ def _slice(plan: Plan, chain: Grouped, weights: Weights, boundary: Boundary) -> 
         return _run(plan, chain, weights, boundary)
 
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        cores, given = iter(tensors[: len(chain.groups)]), iter(tensors[len(chain.groups) :])
-        again = Grouped(tuple((ks, next(cores)) for ks, _ in chain.groups), chain.bonds)
+        again, given = chain.with_cores(tensors[: len(chain.groups)]), iter(tensors[len(chain.groups) :])
         parts = tuple((group, some, next(given)) for group, some, _ in weights.parts)
         return _run(plan, again, Weights(weights.batch, parts, weights.log_scale), boundary)
 
@@ -222,9 +221,8 @@ def _run(plan: Plan, chain: Grouped, weights: Weights, boundary: Boundary) -> tu
     if plan.kind == "sums":
         return _sums(chain, weights)
     if plan.kind == "tree":
-        levels, log_scale = product_tree(leaves(chain, weights), weights.rows)
-        root = levels[-1].pick([0], weights.rows)[0]
-        return _close(root, boundary), log_scale
+        levels, log_scale = product_tree(leaves(chain, weights))
+        return _close(levels[-1].matrix(0), boundary), log_scale
     if plan.side > 1:
         return _segments(plan.side, chain, weights, boundary)
     return _sweep(chain, weights, boundary, plan.kind == "vectors")
@@ -268,6 +266,7 @@ def _sweep(chain: Grouped, weights: Weights, boundary: Boundary, vectors: bool) 
         tuple(steps[k] for k in range(len(steps))),
         opening="sum" if boundary == "train" else "matrix" if carried == chain.width else carried,
         vectors=vectors,
+        logs=chain.logs,
     )
     state, log_scale = sweep(sites, weights.rows, [g for _, g in chain.groups], [e for _, _, e in weights.parts])
     return _close(state[0], boundary), log_scale[0]
@@ -304,7 +303,7 @@ def _in_order(chain: Grouped, weights: Weights) -> tuple[Tensor, Tensor]:
     largest = max(chain.sizes)
     cores, core_order = [], []
     evidence, evidence_order = [], []
-    for ks, g in chain.groups:
+    for ks, g in chain.plain.groups:
         cores.append(functional.pad(g, (0, 0, 0, 0, 0, largest - g.shape[1])) if g.shape[1] < largest else g)
         core_order += ks
     for group, some, e in weights.parts:

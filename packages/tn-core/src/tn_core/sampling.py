@@ -9,6 +9,7 @@ only what lies above batched evidence carries the batch.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from tn_core.cores import Boundary, Cores, Grouped, group, index_on, take
 from tn_core.evidence import Evidence, Weights, weigh
 from tn_core.plans import Plan, rows_at_once
-from tn_core.tree import Level, leaves, product_tree
+from tn_core.tree import Level, Where, leaves, product_tree
 
 __all__ = ["sample"]
 
@@ -55,11 +56,11 @@ def sample(
 
 def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Boundary) -> Tensor:
     """States (samples, rows, n)."""
-    levels, _ = product_tree(leaves(chain, weights), weights.rows)
+    levels, _ = product_tree(leaves(chain, weights))
     # one axis for samples and batch together: entry s * rows + r is sample s of batch row r
     row = torch.arange(weights.rows, device=chain.like.device).repeat(samples)
 
-    root = levels[-1].pick([0], weights.rows)[0]
+    root = levels[-1].matrix(0)
     if boundary == "ring":
         outer = root.diagonal(dim1=-2, dim2=-1)
         first = draw(outer[row] if outer.ndim == 2 else outer.expand(len(row), -1))
@@ -70,10 +71,10 @@ def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Bound
         first, last = pair // chain.width, pair % chain.width
     bonds = torch.stack([first, last])  # shape: (nodes + 1, entries)
     for level in reversed(levels[:-1]):
-        nodes = len(level.where)
-        inner = nodes // 2  # nodes of the level above that have two children; an odd one out has itself below
-        left = _entries(level, range(0, 2 * inner, 2), row, bonds[:inner], columns=False)
-        right = _entries(level, range(1, 2 * inner, 2), row, bonds[1 : inner + 1], columns=True)
+        # an odd node out has itself below, and no middle bond
+        inner = len(level.where) // 2
+        left = _entries(level, 0, row, bonds[:inner])
+        right = _entries(level, 1, row, bonds[1 : inner + 1])
         middle = draw(left.mul_(right))
         woven = torch.stack([bonds[:inner], middle], 1).flatten(0, 1)
         bonds = torch.cat([woven, bonds[inner:]])
@@ -83,6 +84,7 @@ def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Bound
         entry = take(bonds, ks) * chain.width + take(bonds, [k + 1 for k in ks])
         # shape: (group, N, entries); the values are not the last axis, so that a draw goes over all entries at once
         w = g.flatten(2).gather(2, entry.unsqueeze(1).expand(-1, g.shape[1], -1))
+        w = w.exp_() if chain.logs else w
         for there, some, e in weights.parts:
             if there == number:
                 w[index_on(some, w.device)] *= e.mT[:, :, row]
@@ -93,32 +95,39 @@ def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Bound
     return take(states, [place[k] for k in range(len(order))]).T.unflatten(0, (samples, weights.rows))
 
 
-def _entries(level: Level, nodes: range, row: Tensor, bond: Tensor, *, columns: bool) -> Tensor:
-    """Row (or column) ``bond`` of the matrix of each node, for each entry: (nodes, entries, m).
+def _entries(level: Level, side: int, row: Tensor, bond: Tensor) -> Tensor:
+    """Of the left (right) node of each pair the row (column) ``bond``, for each entry: (pairs, entries, m).
 
     Shared and batched nodes are looked up in their own stacks, so that nothing is copied to the batch.
     """
-    kinds = [level.where[i] for i in nodes]
     parts, order = [], []
-    for stack, is_batched in ((level.shared, False), (level.batched, True)):
-        which = [j for j, (flag, _) in enumerate(kinds) if flag is is_batched]
-        if not which or stack is None:
+    for stack, nodes, places in (
+        (level.shared, *_side(level.where, side, False)),
+        (level.batched, *_side(level.where, side, True)),
+    ):
+        if stack is None or not nodes:
             continue
-        chosen = take(stack, [kinds[j][1] for j in which])
-        m = chosen.shape[-1]
-        some = bond if len(which) == len(kinds) else take(bond, which)
-        index = torch.arange(len(which), device=row.device).unsqueeze(1)
-        if is_batched:
-            chosen = chosen.mT if columns else chosen
-            parts.append(chosen[index, row, some])
+        some = bond if len(nodes) == len(bond) else take(bond, nodes)
+        index = index_on(places, row.device).unsqueeze(1)  # shape: (nodes, 1)
+        looked_up = stack.mT if side else stack
+        if stack.ndim == 4:
+            parts.append(looked_up[index, row, some])
         else:
-            flat = (chosen.mT if columns else chosen).reshape(-1, m)
-            parts.append(flat.index_select(0, (index * m + some).view(-1)).view(*some.shape, m))
-        order += which
+            m = stack.shape[-1]
+            place = torch.add(some, index, alpha=m).view(-1)
+            parts.append(looked_up.flatten(0, 1).index_select(0, place).view(*some.shape, m))
+        order += nodes
     if len(parts) == 1:
         return parts[0]
-    place = {j: i for i, j in enumerate(order)}
-    return take(torch.cat(parts), [place[j] for j in range(len(order))])
+    place_of = {node: j for j, node in enumerate(order)}
+    return take(torch.cat(parts), [place_of[j] for j in range(len(order))])
+
+
+@lru_cache(maxsize=4096)
+def _side(where: Where, side: int, is_batched: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The pairs whose left (right) node is batched (or not), and where in its stack it is."""
+    found = [(j, where[2 * j + side][1]) for j in range(len(where) // 2) if where[2 * j + side][0] is is_batched]
+    return tuple(j for j, _ in found), tuple(i for _, i in found)
 
 
 def draw(weights: Tensor, dim: int = -1) -> Tensor:
@@ -128,8 +137,8 @@ def draw(weights: Tensor, dim: int = -1) -> Tensor:
     """
     cumulative = weights.cumsum(dim)
     total = cumulative.narrow(dim, weights.shape[dim] - 1, 1)
-    # below the total also after rounding: a uniform number has as many bits as the total, and is below one
     level = torch.rand_like(total) * total
+    level.masked_fill_(level >= total, 0)  # below the total also after rounding, which lifts tiny numbers up to it
     if dim == -1:
         found = torch.searchsorted(cumulative, level, right=True).squeeze(dim)
     else:

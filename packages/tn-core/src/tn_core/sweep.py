@@ -31,12 +31,14 @@ class Sites:
             a step then counts within the first segment.
         opening: what the state opens with: the first matrix, that many of its rows, or their sum.
         vectors: whether to go by vectors.
+        logs: whether the tensors of cores are their logarithms, to be turned into cores a site at a time.
     """
 
     steps: tuple[tuple[int, int, tuple[int, int] | None], ...]
     side: int = 1
     opening: Literal["matrix", "sum"] | int = "matrix"
     vectors: bool = False
+    logs: bool = False
 
 
 def sweep(sites: Sites, rows: int, cores: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -45,7 +47,7 @@ def sweep(sites: Sites, rows: int, cores: Sequence[Tensor], weights: Sequence[Te
     Arguments:
         sites: what to sweep over.
         rows: the batch.
-        cores: tensors (sites, N, m, m).
+        cores: tensors (sites, N, m, m), the cores or their logarithms.
         weights: tensors (sites, rows, N).
 
     Returns:
@@ -56,7 +58,7 @@ def sweep(sites: Sites, rows: int, cores: Sequence[Tensor], weights: Sequence[Te
         state, log_scale = _Sweep.apply(sites, rows, len(cores), *cores, *weights)
     else:
         workspace = None if differentiable or torch.compiler.is_compiling() else _Workspace()
-        state, log_scale, _, _ = _forward(sites, rows, cores, weights, workspace, keep=False)
+        state, log_scale, _, _ = _forward(sites, rows, cores, weights, workspace, ())
     return state, log_scale
 
 
@@ -73,6 +75,13 @@ class _Workspace:
             self._found[key] = left.new_empty(key[1])
         return torch.bmm(left, right, out=self._found[key])
 
+    def exp(self, logs: Tensor) -> Tensor:
+        """The exponentials, where the last ones of the same shape were."""
+        key = ("exp", tuple(logs.shape))
+        if key not in self._found:
+            self._found[key] = torch.empty_like(logs)
+        return torch.exp(logs, out=self._found[key])
+
 
 def _bmm(workspace: _Workspace | None, name: str, left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left, right) if workspace is None else workspace.bmm(name, left, right)
@@ -83,8 +92,14 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sites: Sites, rows: int, count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        needed = ctx.needs_input_grad[3:]
+        # the way back needs the states before the sites whose gradients are asked for
+        keep = [
+            needed[tensor] or (evidence is not None and needed[count + evidence[0]])
+            for tensor, _, evidence in sites.steps
+        ]
         state, log_scale, states, scales = _forward(
-            sites, rows, tensors[:count], tensors[count:], _Workspace(), keep=True
+            sites, rows, tensors[:count], tensors[count:], _Workspace(), keep
         )
         ctx.sites, ctx.rows, ctx.count, ctx.inputs = sites, rows, count, len(tensors)
         ctx.save_for_backward(*tensors, *states, *scales)
@@ -97,7 +112,7 @@ class _Sweep(torch.autograd.Function):
         tensors, kept = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
         needed = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # create_graph=True
-            state, _, _, _ = _forward(sites, ctx.rows, tensors[:count], tensors[count:], None, keep=False)
+            state, _, _, _ = _forward(sites, ctx.rows, tensors[:count], tensors[count:], None, ())
             inputs = [t for t, need in zip(tensors, needed, strict=True) if need]
             some = iter(torch.autograd.grad(state, inputs, gradient, create_graph=True))
             return (None, None, None, *(next(some) if need else None for need in needed))
@@ -121,40 +136,48 @@ def _forward(
     cores: Sequence[Tensor],
     weights: Sequence[Tensor],
     workspace: _Workspace | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """The last state, the log of the scales, and if kept the states before each step but the first, and the scales."""
-    core_sites = [_side_by_side(t, sites.side) for t in cores]
+    keep: Sequence[bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None], list[Tensor]]:
+    """The last state, the log of the scales, the states before each step but the first that are kept, and the scales.
+
+    Which states are kept is said for each step; nothing: none.
+    """
+    core_sites = [_side_by_side(t.flatten(2), sites.side) for t in cores]
+    m = cores[0].shape[-1]
     weight_sites = [_side_by_side(t, sites.side) for t in weights]
-    states: list[Tensor] = []
+    states: list[Tensor | None] = []
     scales: list[Tensor] = []
     state: Tensor | None = None
     for step, (tensor, index, evidence) in enumerate(sites.steps):
         g = core_sites[tensor][index]
+        if sites.logs:
+            g = g.exp() if workspace is None else workspace.exp(g)
         e = None if evidence is None else weight_sites[evidence[0]][evidence[1]]
         scale = None
         if state is not None:
             # one where the state is zero
-            scale = functional.threshold(state.detach().flatten(1).amax(1, keepdim=True), 0, 1)
+            scale = torch.threshold(state.detach().view(sites.side, rows, state.shape[1] * m).amax(2, keepdim=True), 0, 1)
             scales.append(scale)
             if keep:
-                states.append(state)
+                states.append(state if keep[step] else None)
         # a state that is not kept makes room for the one after the next
-        place = None if keep else f"state {step % 2}"
-        state = _advance(sites, rows, state, scale, g, e, workspace, place)
+        kept = step + 1 < len(keep) and keep[step + 1]
+        place = None if kept else f"state {step % 2}"
+        state = _advance(sites, rows, m, state, scale, g, e, workspace, place)
     assert state is not None
-    log_scale = torch.cat(scales, 1).log().sum(1) if scales else state.detach().new_zeros(len(state))
-    return state.unflatten(0, (sites.side, rows)), log_scale.view(sites.side, rows), states, scales
+    log_scale = torch.cat(scales, 2).log().sum(2) if scales else state.detach().new_zeros(sites.side, rows)
+    return state.unflatten(0, (sites.side, rows)), log_scale, states, scales
 
 
 def _scaled(e: Tensor, scale: Tensor | None) -> Tensor:
-    """The weights (side, rows, N) of the next site take the scale (side * rows, 1) of the state."""
-    return e if scale is None else e / scale.view(*e.shape[:2], 1)
+    """The weights (side, rows, N) of the next site take the scale (side, rows, 1) of the state."""
+    return e if scale is None else e / scale
 
 
 def _advance(
     sites: Sites,
     rows: int,
+    m: int,
     state: Tensor | None,
     scale: Tensor | None,
     g: Tensor,
@@ -162,20 +185,19 @@ def _advance(
     workspace: _Workspace | None,
     place: str | None,
 ) -> Tensor:
-    """The state (side * rows, r, m) after a site with cores (side, N, m, m) and weights (side, rows, N)."""
-    m = g.shape[-1]
+    """The state (side * rows, r, m) after a site with cores (side, N, m * m) and weights (side, rows, N)."""
     if e is None:
-        matrix = g.sum(1)  # shape: (1, m, m), the same for all rows; such sites are never side by side
+        matrix = g.sum(1).view(1, m, m)  # the same for all rows; such sites are never side by side
         if state is None or scale is None:
             return _open(sites, matrix).expand(rows, -1, -1).contiguous()
-        return (state.flatten(0, 1) @ matrix[0]).view_as(state) / scale.unsqueeze(-1)
+        return (state.flatten(0, 1) @ matrix[0]).view_as(state) / scale.view(rows, 1, 1)
     if sites.vectors:
         v = g.new_ones(rows, 1, m) if state is None else state
         weighted = _scaled(e, scale)[0].unsqueeze(2) * v  # shape: (rows, N, m)
         return (weighted.flatten(1) @ g.view(-1, m)).unsqueeze(1)
     if state is None:
-        return _open(sites, torch.bmm(e, g.flatten(2)).view(-1, m, m))
-    matrices = _bmm(workspace, "matrices", _scaled(e, scale), g.flatten(2)).view(-1, m, m)
+        return _open(sites, torch.bmm(e, g).view(-1, m, m))
+    matrices = _bmm(workspace, "matrices", _scaled(e, scale), g).view(-1, m, m)
     return torch.bmm(state, matrices) if place is None else _bmm(workspace, place, state, matrices)
 
 
@@ -200,14 +222,15 @@ def _backward(
     sites: Sites,
     tensors: Sequence[Tensor],
     count: int,
-    states: Sequence[Tensor],
+    states: Sequence[Tensor | None],
     scales: Sequence[Tensor],
     gradient: Tensor,
     found: Sequence[Tensor | None],
 ) -> None:
     """Fills the gradients of the tensors, from that of the last state (side, rows, r, m)."""
-    by_step = [_side_by_side(t, sites.side) for t in tensors]
-    slots = [None if t is None else _side_by_side(t, sites.side) for t in found]
+    by_step = [_side_by_side(t.flatten(2), sites.side) for t in tensors]
+    slots = [None if t is None else _side_by_side(t.flatten(2), sites.side) for t in found]
+    m = tensors[0].shape[-1]
 
     def slot(tensor: int, index: int) -> Tensor | None:
         there = slots[tensor]
@@ -223,12 +246,15 @@ def _backward(
     workspace = _Workspace()
     for j in range(len(sites.steps) - 1, first - 1, -1):
         tensor, index, evidence = sites.steps[j]
-        g = by_step[tensor][index]
+        g = workspace.exp(by_step[tensor][index]) if sites.logs else by_step[tensor][index]
         e = None if evidence is None else by_step[count + evidence[0]][evidence[1]]
         state, scale = (states[j - 1], scales[j - 1]) if j else (None, None)
         retreat = _retreat_shared if e is None else _retreat_vectors if sites.vectors else _retreat_matrices
         place = f"after {j % 2}" if j > first else None
-        after = retreat(sites, state, scale, g, e, after, *targets[j], workspace, place)  # type: ignore[arg-type]
+        after = retreat(sites, m, state, scale, g, e, after, *targets[j], workspace, place)  # type: ignore[arg-type]
+        core_slot, _ = targets[j]
+        if sites.logs and core_slot is not None:
+            core_slot.mul_(g)  # the derivative of an exponential
 
 
 # The ways back through _advance: each fills the slots of its site's gradients, and returns the gradient of the state
@@ -237,6 +263,7 @@ def _backward(
 
 def _retreat_matrices(
     sites: Sites,
+    m: int,
     state: Tensor | None,
     scale: Tensor | None,
     g: Tensor,
@@ -247,25 +274,25 @@ def _retreat_matrices(
     workspace: _Workspace,
     place: str | None,
 ) -> Tensor:
-    m = g.shape[-1]
     scaled = _scaled(e, scale)
     if core_slot is not None or weight_slot is not None:
         outer = _opened_gradient(sites, after) if state is None else workspace.bmm("outer", state.mT, after)
         outer = outer.view(*scaled.shape[:2], m * m)  # the gradient of the matrices A
         if weight_slot is not None:
-            weight_slot.copy_(_scaled(torch.bmm(outer, g.flatten(2).mT), scale))
+            weight_slot.copy_(_scaled(torch.bmm(outer, g.mT), scale))
         if core_slot is not None and core_slot.is_contiguous():
-            torch.bmm(scaled.mT, outer, out=core_slot.flatten(2))
+            torch.bmm(scaled.mT, outer, out=core_slot)
         elif core_slot is not None:
-            core_slot.flatten(2).copy_(torch.bmm(scaled.mT, outer))
+            core_slot.copy_(torch.bmm(scaled.mT, outer))
     if place is None:
         return after
-    matrices = workspace.bmm("matrices", scaled, g.flatten(2)).view(-1, m, m)
+    matrices = workspace.bmm("matrices", scaled, g).view(-1, m, m)
     return workspace.bmm(place, after, matrices.mT)
 
 
 def _retreat_vectors(
     sites: Sites,
+    m: int,
     state: Tensor | None,
     scale: Tensor | None,
     g: Tensor,
@@ -277,7 +304,6 @@ def _retreat_vectors(
     place: str | None,
 ) -> Tensor:
     _, rows, values = e.shape
-    m = g.shape[-1]
     core, after = g.view(values * m, m), after.squeeze(1)
     v = g.new_ones(rows, 1, m) if state is None else state
     scaled = _scaled(e, scale)[0]
@@ -291,6 +317,7 @@ def _retreat_vectors(
 
 def _retreat_shared(
     sites: Sites,
+    m: int,
     state: Tensor | None,
     scale: Tensor | None,
     g: Tensor,
@@ -301,11 +328,11 @@ def _retreat_shared(
     workspace: _Workspace,
     place: str | None,
 ) -> Tensor:
-    if state is None or scale is None:
+    if scale is None:
         if core_slot is not None:
-            core_slot.copy_(_opened_gradient(sites, after).sum(0))
+            core_slot.copy_(_opened_gradient(sites, after).sum(0).flatten())
         return after
-    after = after / scale.unsqueeze(-1)
-    if core_slot is not None:
-        core_slot.copy_(state.flatten(0, 1).T @ after.flatten(0, 1))
-    return (after.flatten(0, 1) @ g.sum(1)[0].T).view_as(state) if place else after
+    after = after / scale.view(-1, 1, 1)
+    if core_slot is not None and state is not None:
+        core_slot.copy_((state.flatten(0, 1).T @ after.flatten(0, 1)).flatten())
+    return (after.flatten(0, 1) @ g.sum(1).view(m, m).T).view_as(after) if place else after

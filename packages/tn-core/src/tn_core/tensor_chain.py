@@ -1,5 +1,6 @@
 """The learnable chain: a module that owns the cores."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,7 +22,7 @@ class TensorChain(nn.Module):
     The parameters are the logarithms of the cores, so that an optimiser's step changes every entry by a factor: the
     many entries near zero stay there unless the data call for them. (The papers take absolute values or squares, where
     a step of Adam moves all entries by the same amount; from rank 50 on that drowns the structure in noise.) Variables
-    with equally many values share one parameter, (variables, N, m, m).
+    whose cores have equal shapes share one parameter, (variables, N, m, m).
 
     Two ways to start. "mixture" starts at a mixture of m products of independent variables, carried round by the bond:
     G_k[s] = diag(p_k(s | bond)), plus noise on every entry. Dependence is there from the first step and the bonds learn
@@ -32,12 +33,15 @@ class TensorChain(nn.Module):
         sizes: the number of values of each variable.
         rank: the width m of every bond.
         boundary: "ring" or "train".
+        closing_rank: the width of a ring's bond between the last variable and the first; None: the rank. The cost of a
+            sweep is in proportion to it: 1 is as cheap as a train, which it is but for the ends.
         start: "mixture" or "random".
         noise: for "mixture", the size of the noise on every entry relative to the entries on the diagonal.
         learnable: False fixes the cores.
 
     Raises:
-        ValueError: if a size or the rank is below 1, or the boundary or start is unknown.
+        ValueError: if a size or the rank is below 1, the closing rank is not from 1 to the rank or given for a train,
+            or the boundary or start is unknown.
 
     Example:
         >>> chain = TensorChain([3, 3, 2], rank=4)
@@ -51,6 +55,7 @@ class TensorChain(nn.Module):
         rank: int,
         boundary: Boundary = "ring",
         *,
+        closing_rank: int | None = None,
         start: Literal["mixture", "random"] = "mixture",
         noise: float = 0.02,
         learnable: bool = True,
@@ -62,6 +67,10 @@ class TensorChain(nn.Module):
             raise ValueError(f"rank must be at least 1, got {rank}")
         if boundary not in ("ring", "train"):
             raise ValueError(f"boundary must be 'ring' or 'train', got {boundary!r}")
+        if closing_rank is not None and boundary == "train":
+            raise ValueError("a train has no closing bond: closing_rank is for rings")
+        if closing_rank is not None and not 1 <= closing_rank <= rank:
+            raise ValueError(f"closing_rank must be from 1 to the rank {rank}, got {closing_rank}")
         if start not in ("mixture", "random"):
             raise ValueError(f"start must be 'mixture' or 'random', got {start!r}")
         if not noise >= 0:
@@ -70,10 +79,16 @@ class TensorChain(nn.Module):
         self.rank = rank
         self.boundary: Boundary = boundary
         self.noise = noise
-        self._positions = {size: tuple(k for k, s in enumerate(sizes) if s == size) for size in dict.fromkeys(sizes)}
-        for size, positions in self._positions.items():
-            empty = torch.empty(len(positions), size, rank, rank)
-            self.register_parameter(f"log_cores_{size}", nn.Parameter(empty, requires_grad=learnable))
+        closing = rank if closing_rank is None else closing_rank
+        self.bonds = (closing, *[rank] * (len(sizes) - 1), closing)
+        positions: dict[tuple[int, int, int], list[int]] = {}
+        for k, size in enumerate(sizes):
+            positions.setdefault((size, self.bonds[k], self.bonds[k + 1]), []).append(k)
+        # by the name of the parameter
+        self._positions = {_name(shape, rank): tuple(ks) for shape, ks in positions.items()}
+        for shape, ks in positions.items():
+            empty = torch.empty(len(ks), *shape)
+            self.register_parameter(_name(shape, rank), nn.Parameter(empty, requires_grad=learnable))
         self.set_random()
         if start == "mixture":
             # each bond value prefers some values of each variable: a Dirichlet(1) table, so that bonds differ
@@ -82,16 +97,16 @@ class TensorChain(nn.Module):
 
     @property
     def cores(self) -> Grouped:
-        """The non-negative cores, as the functions of this package take them."""
-        return Grouped(
-            tuple((ks, self.log_cores(size).exp()) for size, ks in self._positions.items()),
-            (self.rank,) * (len(self.sizes) + 1),
-        )
-
-    def log_cores(self, size: int) -> Tensor:
-        """The parameter of the variables with ``size`` values, (variables, size, m, m)."""
-        value: Tensor = self.get_parameter(f"log_cores_{size}")
-        return value
+        """The cores, as the functions of this package take them."""
+        groups = []
+        for name, ks in self._positions.items():
+            log_cores = self.get_parameter(name)
+            _, _, left, right = log_cores.shape
+            if left < self.rank or right < self.rank:
+                narrow = (0, self.rank - right, 0, self.rank - left)
+                log_cores = nn.functional.pad(log_cores, narrow, value=-math.inf)
+            groups.append((ks, log_cores))
+        return Grouped(tuple(groups), self.bonds, logs=True)
 
     @torch.no_grad()
     def set_random(self) -> None:
@@ -122,12 +137,17 @@ class TensorChain(nn.Module):
             raise ValueError("weights and tables must not be negative, and every row must have a positive sum")
         tables = [t / t.sum(1, keepdim=True) for t in tables]
         tables[0] = tables[0] * (weights / weights.sum()).unsqueeze(1)
-        for size, positions in self._positions.items():
-            log_cores = self.log_cores(size)
-            diagonal = torch.stack([tables[k] for k in positions]).to(log_cores).transpose(1, 2)  # shape: (group, N, m)
+        component = torch.arange(self.rank)
+        for name, ks in self._positions.items():
+            log_cores = self.get_parameter(name)
+            diagonal = torch.stack([tables[k] for k in ks]).to(log_cores).transpose(1, 2)  # shape: (group, N, m)
             # noise in the scale of a typical entry, spread over the row of the bond
             scale = noise * diagonal.mean((1, 2))[:, None, None, None] / self.rank
-            entries = torch.diag_embed(diagonal) + scale * 2 * torch.rand_like(log_cores)
+            entries = scale * 2 * torch.rand_like(log_cores)
+            # a narrower bond carries several components in each of its values
+            _, _, left, right = log_cores.shape
+            place = (component % left) * right + component % right
+            entries.flatten(2).index_add_(2, place.to(log_cores.device), diagonal)
             log_cores.copy_(entries.clamp_min(1e-12).log())
 
     def log_partition(self, log_evidence: Evidence = None) -> Tensor:
@@ -153,5 +173,12 @@ class TensorChain(nn.Module):
         return mode(self.cores, log_evidence, boundary=self.boundary, beam=beam, variables=variables)
 
     def extra_repr(self) -> str:
-        """Sizes, rank and boundary."""
-        return f"variables={len(self.sizes)}, rank={self.rank}, boundary={self.boundary!r}"
+        """Sizes, ranks and boundary."""
+        closing = f", closing_rank={self.bonds[0]}" if self.bonds[0] < self.rank else ""
+        return f"variables={len(self.sizes)}, rank={self.rank}{closing}, boundary={self.boundary!r}"
+
+
+def _name(shape: tuple[int, int, int], rank: int) -> str:
+    """The name of the parameter of the cores of a shape; the bonds are named where they are narrower than the rank."""
+    size, left, right = shape
+    return f"log_cores_{size}" if left == right == rank else f"log_cores_{size}_{left}x{right}"

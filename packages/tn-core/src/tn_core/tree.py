@@ -5,15 +5,22 @@ What has no evidence below it is computed once, without the batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tn_core.cores import Grouped, take
+from tn_core.cores import Grouped, index_on, take
 from tn_core.evidence import Weights
 
-__all__ = ["Level", "leaves", "product_tree", "touched"]
+__all__ = ["Level", "Where", "leaves", "product_tree", "touched"]
+
+_AT_ONCE = 2**19  # numbers that stay in a processor's cache
+
+Where = tuple[tuple[bool, int], ...]
+"""For each node of a level whether it is batched, and its index among those that are as it is."""
+_Index = slice | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -23,49 +30,97 @@ class Level:
     Attributes:
         shared: (nodes, m, m), those without evidence below them.
         batched: (nodes, rows, m, m), the others.
-        where: for each node, whether it is batched, and its index there.
+        where: which is which.
     """
 
     shared: Tensor | None
     batched: Tensor | None
-    where: tuple[tuple[bool, int], ...]
+    where: Where
 
-    def pick(self, nodes: Sequence[int], rows: int) -> Tensor:
-        """The matrices of some nodes: (nodes, m, m) if all are shared, else (nodes, rows, m, m)."""
-        batched = [i for i in nodes if self.where[i][0]]
-        if not batched:
-            assert self.shared is not None
-            return take(self.shared, [self.where[i][1] for i in nodes])
-        assert self.batched is not None
-        some = take(self.batched, [self.where[i][1] for i in batched])
-        if len(batched) == len(nodes):
-            return some
-        assert self.shared is not None
-        others = [i for i in nodes if not self.where[i][0]]
-        rest = take(self.shared, [self.where[i][1] for i in others])
-        both = torch.cat([some, rest.unsqueeze(1).expand(-1, rows, -1, -1)])
-        place = {node: j for j, node in enumerate(batched + others)}
-        return take(both, [place[i] for i in nodes])
+    def matrix(self, node: int) -> Tensor:
+        """The matrix of a node: (m, m) if it is shared, else (rows, m, m)."""
+        is_batched, index = self.where[node]
+        stack = self.batched if is_batched else self.shared
+        assert stack is not None
+        return stack[index]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How the nodes of a level are multiplied in pairs, to give the level above.
+
+    Attributes:
+        products: for each combination that occurs of a left and a right node being batched, where they are in their
+            stacks; the products are stacked in this order.
+        odd: the last node, if it has no partner: whether it is batched, and its index.
+        above: the level above.
+    """
+
+    products: tuple[tuple[bool, bool, _Index, _Index], ...]
+    odd: tuple[bool, int] | None
+    above: Where
+
+
+@lru_cache(maxsize=1024)
+def _pairs(where: Where) -> Pairs:
+    """The pairs of a level."""
+    count = len(where) // 2
+    products, above, stacked = [], {}, {True: 0, False: 0}
+    for left, right in ((True, True), (True, False), (False, True), (False, False)):
+        some = [i for i in range(count) if (where[2 * i][0], where[2 * i + 1][0]) == (left, right)]
+        if some:
+            at_left, at_right = ([where[2 * i + side][1] for i in some] for side in (0, 1))
+            products.append((left, right, _as_index(at_left), _as_index(at_right)))
+            is_batched = left or right
+            above.update({i: (is_batched, stacked[is_batched] + j) for j, i in enumerate(some)})
+            stacked[is_batched] += len(some)
+    odd = where[-1] if len(where) % 2 else None
+    if odd is not None:
+        above[count] = (odd[0], stacked[odd[0]])
+    return Pairs(tuple(products), odd, tuple(above[i] for i in range(len(above))))
+
+
+def _as_index(index: Sequence[int]) -> _Index:
+    """Indices as a slice, if they are evenly spaced and ascending."""
+    step = index[1] - index[0] if len(index) > 1 else 1
+    even = step > 0 and list(index) == list(range(index[0], index[-1] + 1, step))
+    return slice(index[0], index[-1] + 1, step) if even else tuple(index)
+
+
+def _select(stack: Tensor, index: _Index) -> Tensor:
+    """The entries of a stack: a view where they are evenly spaced."""
+    return stack[index] if isinstance(index, slice) else stack.index_select(0, index_on(index, stack.device))
 
 
 def leaves(chain: Grouped, weights: Weights) -> Level:
-    """The matrices A_k = sum_s e_k(s) G_k[s]: one batched product a group of variables of equal size."""
+    """The matrices A_k = sum_s e_k(s) G_k[s]: one batched product a group of variables of equal size.
+
+    The chain may be one of logarithms: of what no evidence touches only the sums are made, a few cores at a time.
+    """
     shared, batched = [], []
     where: dict[int, tuple[bool, int]] = {}
     at = 0
     for group, some, e in weights.parts:
         ks, g = chain.groups[group]
-        batched.append(torch.bmm(e, take(g, some).flatten(2)).unflatten(2, g.shape[2:]))
+        cores = take(g, some).exp() if chain.logs else take(g, some)
+        batched.append(torch.bmm(e, cores.flatten(2)).unflatten(2, g.shape[2:]))
         where.update({ks[i]: (True, at + j) for j, i in enumerate(some)})
         at += len(some)
     at = 0
     for ks, g in chain.groups:
         rest = [i for i, k in enumerate(ks) if k not in where]
         if rest:
-            shared.append(take(g, rest).sum(1))
+            # summed before they are selected: cores are larger than sums
+            shared.append(take(_sums_of_exponentials(g) if chain.logs else g.sum(1), rest))
             where.update({ks[i]: (False, at + j) for j, i in enumerate(rest)})
             at += len(rest)
     return Level(_joined(shared), _joined(batched), tuple(where[k] for k in range(len(where))))
+
+
+def _sums_of_exponentials(logs: Tensor) -> Tensor:
+    """The sums over values (sites, m, m) of the exponentials of (sites, N, m, m)."""
+    at_once = max(1, _AT_ONCE // logs[0].numel())
+    return torch.cat([piece.exp().sum(1) for piece in logs.split(at_once)])
 
 
 def _joined(stacks: Sequence[Tensor]) -> Tensor | None:
@@ -78,13 +133,13 @@ def touched(is_batched: Sequence[bool]) -> int:
     """How many products of the tree carry the batch."""
     count, level = 0, list(is_batched)
     while len(level) > 1:
-        pairs = [a or b for a, b in zip(level[::2], level[1::2], strict=False)]
-        count += sum(pairs)
-        level = pairs + level[2 * len(pairs) :]
+        joint = [a or b for a, b in zip(level[::2], level[1::2], strict=False)]
+        count += sum(joint)
+        level = joint + level[2 * len(joint) :]
     return count
 
 
-def product_tree(level: Level, rows: int) -> tuple[list[Level], Tensor]:
+def product_tree(level: Level) -> tuple[list[Level], Tensor]:
     """All levels of the pairwise product tree, the root last, and the log of what was divided out on the way.
 
     Every matrix is divided by its largest entry, a constant to autograd, so that neither a long chain nor small
@@ -97,41 +152,45 @@ def product_tree(level: Level, rows: int) -> tuple[list[Level], Tensor]:
     level = _rescale(level, peaks)
     levels = [level]
     while len(level.where) > 1:
-        pairs = len(level.where) // 2
-        odd = [2 * pairs] if len(level.where) % 2 else []
-        nodes = {flag: [i for i in range(pairs) if _either(level, i) is flag] for flag in (True, False)}
-        where: dict[int, tuple[bool, int]] = {}
+        joint = _pairs(level.where)
         stacks: dict[bool, list[Tensor]] = {True: [], False: []}
-        for flag, some in nodes.items():
-            if some:
-                left = level.pick([2 * i for i in some], rows)
-                right = level.pick([2 * i + 1 for i in some], rows)
-                stacks[flag].append(left @ right if left.ndim == right.ndim else _mixed(left, right))
-                where.update({i: (flag, j) for j, i in enumerate(some)})
-        if odd:
-            flag = level.where[odd[0]][0]
-            where[pairs] = (flag, len(nodes[flag]))
-            stacks[flag].append(level.pick(odd, rows))
-        joined = Level(_joined(stacks[False]), _joined(stacks[True]), tuple(where[i] for i in range(len(where))))
-        level = _rescale(joined, peaks)
+        for left, right, at_left, at_right in joint.products:
+            one, other = level.batched if left else level.shared, level.batched if right else level.shared
+            assert one is not None and other is not None
+            if left is right:
+                stacks[left].append(_select(one, at_left) @ _select(other, at_right))
+            else:
+                stacks[True].append(_mixed(one, other, at_left, at_right))
+        if joint.odd is not None:
+            stacks[joint.odd[0]].append(level.matrix(len(level.where) - 1).unsqueeze(0))
+        level = _rescale(Level(_joined(stacks[False]), _joined(stacks[True]), joint.above), peaks)
         levels.append(level)
-    log_scale = torch.cat([p for p in peaks if p.ndim == 1]).log().sum() if any(p.ndim == 1 for p in peaks) else 0.0
-    batched_peaks = [p for p in peaks if p.ndim == 2]
-    if batched_peaks:
-        log_scale = log_scale + torch.cat(batched_peaks).log().sum(0)
-    assert isinstance(log_scale, Tensor)
-    return levels, log_scale
+    # shape: (nodes,) and (nodes, rows)
+    parts = [torch.cat(found).log().sum(0) for d in (1, 2) if (found := [p for p in peaks if p.ndim == d])]
+    return levels, parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _either(level: Level, pair: int) -> bool:
-    return level.where[2 * pair][0] or level.where[2 * pair + 1][0]
+def _mixed(left: Tensor, right: Tensor, at_left: _Index, at_right: _Index) -> Tensor:
+    """Products (nodes, rows, m, m) of nodes of which one is shared, (nodes, m, m), and one batched.
+
+    A node at a time, as a matrix that is the same for the batch would be copied for each of its rows.
+    """
+    batched = left if left.ndim == 4 else right
+    places = list(zip(_places(at_left), _places(at_right), strict=True))
+    out = None if left.requires_grad or right.requires_grad else batched.new_empty(len(places), *batched.shape[1:])
+    products = []
+    for j, (i, k) in enumerate(places):
+        one, other, slot = left[i], right[k], None if out is None else out[j]
+        if one.ndim == 3:
+            rows = None if slot is None else slot.flatten(0, 1)
+            products.append(torch.mm(one.flatten(0, 1), other, out=rows).view_as(one))
+        else:
+            products.append(torch.bmm(one.expand(len(other), -1, -1), other, out=slot))
+    return torch.stack(products) if out is None else out
 
 
-def _mixed(left: Tensor, right: Tensor) -> Tensor:
-    """A product of which one side is shared by the batch."""
-    if left.ndim == 3:
-        return left.unsqueeze(1) @ right
-    return left @ right.unsqueeze(1)
+def _places(index: _Index) -> Sequence[int]:
+    return range(index.start, index.stop, index.step) if isinstance(index, slice) else index
 
 
 def _rescale(level: Level, peaks: list[Tensor]) -> Level:
@@ -142,6 +201,8 @@ def _rescale(level: Level, peaks: list[Tensor]) -> Level:
             # where a matrix is zero it is divided by one
             peak = functional.threshold(matrices.detach().amax((-2, -1)), 0, 1)
             peaks.append(peak)
-            matrices = matrices / peak[..., None, None]
+            divisor = peak[..., None, None]
+            # in place where no derivative is recorded; a node that only moved up is divided by one
+            matrices = matrices / divisor if matrices.requires_grad else matrices.div_(divisor)
         scaled.append(matrices)
     return Level(scaled[0], scaled[1], level.where)

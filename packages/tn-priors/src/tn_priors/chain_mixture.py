@@ -144,8 +144,8 @@ class ChainMixture(Distribution):
         states = sample(self.cores, evidence or None, axes, boundary=self.boundary)
         states = states.index_select(-1, index_on(self.positions, states.device))
         component = states.reshape(-1, len(self.positions)).T  # shape: (d, samples)
-        means, deviations = self.means.gather(1, component).T, self.deviations.gather(1, component).T
-        return (means + deviations * torch.randn_like(means)).reshape(states.shape)
+        means, deviations = self.means.gather(1, component), self.deviations.gather(1, component)
+        return (means + deviations * torch.randn_like(means)).T.reshape(states.shape)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws samples (\*sample_shape, \*batch, d) with pathwise gradients to means, deviations, cores, evidence.

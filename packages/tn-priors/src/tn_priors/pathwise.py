@@ -48,18 +48,19 @@ def pathwise(
         The same numbers (\*sample, \*batch, d).
     """
     d = len(positions)
+    cores = cores.plain
     weights = weigh(cores, evidence or None)
     rows = weights.rows
     # shape: (samples, rows, d); the batch of the evidence is the last of the batch axes
     drawn = value.detach().reshape(-1, rows, d)
-    matrices = product_tree(leaves(cores, weights), rows)[0][0]
+    matrices = product_tree(leaves(cores, weights))[0][0]
     width = cores.width
     # a ring carries the whole product and closes it by a trace, a train carries a vector and closes it by a sum
     opening = torch.eye(width) if boundary == "ring" else torch.ones(1, width)
     opening = opening.to(cores.like)
     suffixes = [opening.T.expand(1, -1, -1)]
     for k in reversed(range(len(matrices.where))):
-        matrix = matrices.pick([k], rows)[0]
+        matrix = matrices.matrix(k)
         suffix = (matrix if matrix.ndim == 3 else matrix.unsqueeze(0)) @ suffixes[-1]
         suffixes.append(_scaled(suffix))
     suffixes.reverse()
@@ -69,7 +70,7 @@ def pathwise(
     found: dict[int, Tensor] = {}
     for k, (g, _) in enumerate(by_position(cores, weights)):
         if k not in dims:
-            matrix = matrices.pick([k], rows)[0]
+            matrix = matrices.matrix(k)
             prefix = _scaled(prefix @ matrix)
             continue
         j = dims[k]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
-from tn_core.chain import Boundary
+from tn_core.cores import Boundary
 from tn_core.tensor_chain import TensorChain
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
 from tn_priors.fitting import check_latents, fit_by_gradient, fit_mixture_of_products, mixtures_1d
@@ -37,6 +37,8 @@ class TRIP(LazyDistribution):
         rank: the width of the bonds, the "core size" of the papers.
         labels: the labels: ``Categorical``, ``Continuous``, or an integer for so many values.
         boundary: "ring" or "train".
+        closing_rank: the width of a ring's bond between its last variable and its first, from 1 (as cheap as a train)
+            to the rank; None: the rank.
         learnable: False fixes all parameters.
         start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
         mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs, 1 for GANs).
@@ -62,6 +64,7 @@ class TRIP(LazyDistribution):
         labels: Sequence[int | Label] = (),
         boundary: Boundary = "ring",
         *,
+        closing_rank: int | None = None,
         learnable: bool = True,
         start: Literal["mixture", "random"] = "mixture",
         mean_range: float = 3.0,
@@ -86,7 +89,12 @@ class TRIP(LazyDistribution):
         label_sizes = [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
         self.sizes = (*[components] * features, *label_sizes)  # latents first, then labels
         self.chain = TensorChain(
-            [self.sizes[v] for v in order.tolist()], rank, boundary, start=start, learnable=learnable
+            [self.sizes[v] for v in order.tolist()],
+            rank,
+            boundary,
+            closing_rank=closing_rank,
+            start=start,
+            learnable=learnable,
         )
 
         def own(value: Tensor) -> nn.Parameter:
