@@ -49,6 +49,8 @@ def by_rank(
             cases[f"{name}: log density"] = without_gradients(lambda p=prior: p().log_prob(z))
             cases[f"{name}: log density + backward"] = lambda p=prior: backward(p, lambda v: p().log_prob(v), z)
         cases["ring: sample"] = without_gradients(lambda: ring().sample((rows,)))
+        again = ring()
+        cases["ring: sample again"] = without_gradients(lambda: again.sample((rows,)))
         cases["ring: sample given labels"] = without_gradients(lambda: labelled(y).sample())
         cases["ring: imputation"] = without_gradients(lambda: labelled.label_posteriors(z))
         cases["ring: rsample + backward"] = lambda: backward(ring, lambda: ring().rsample((rows,)).square())

@@ -11,7 +11,7 @@ with non-negative matrices G_k[s] of shape (m_k, m_{k+1}); a ring closes: m_{n+1
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,17 +58,19 @@ class Grouped:
         """The same chain without logarithms; computed once for every mode of autograd."""
         if not self.logs:
             return self
-        mode = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if mode not in self._plain:
-            self._plain[mode] = Grouped(tuple((ks, g.exp()) for ks, g in self.groups), self.bonds)
-        return self._plain[mode]
+        mode = ("plain", torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if mode not in self.cache:
+            self.cache[mode] = Grouped(tuple((ks, g.exp()) for ks, g in self.groups), self.bonds)
+        found: Grouped = self.cache[mode]
+        return found
 
     def with_cores(self, cores: Sequence[Tensor]) -> "Grouped":
         """The same chain with other tensors."""
         return replace(self, groups=tuple((ks, g) for (ks, _), g in zip(self.groups, cores, strict=True)))
 
     @cached_property
-    def _plain(self) -> "dict[tuple[bool, bool], Grouped]":
+    def cache(self) -> dict[object, Any]:
+        """What was computed from these cores and may be needed again."""
         return {}
 
 

@@ -56,26 +56,29 @@ def sample(
 
 def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Boundary) -> Tensor:
     """States (samples, rows, n)."""
-    levels, _ = product_tree(leaves(chain, weights))
+    if weights.parts:
+        levels, _ = product_tree(leaves(chain, weights))
+    else:
+        if "levels" not in chain.cache:
+            chain.cache["levels"], _ = product_tree(leaves(chain, weights))
+        levels = chain.cache["levels"]
     # one axis for samples and batch together: entry s * rows + r is sample s of batch row r
     row = torch.arange(weights.rows, device=chain.like.device).repeat(samples)
 
     root = levels[-1].matrix(0)
     if boundary == "ring":
         outer = root.diagonal(dim1=-2, dim2=-1)
-        first = draw(outer[row] if outer.ndim == 2 else outer.expand(len(row), -1))
+        first = draw(outer[row] if outer.ndim == 2 else outer.repeat(len(row), 1))
         last = first
     else:
         flat = root.flatten(-2)
-        pair = draw(flat[row] if flat.ndim == 2 else flat.expand(len(row), -1))
+        pair = draw(flat[row] if flat.ndim == 2 else flat.repeat(len(row), 1))
         first, last = pair // chain.width, pair % chain.width
     bonds = torch.stack([first, last])  # shape: (nodes + 1, entries)
     for level in reversed(levels[:-1]):
         # an odd node out has itself below, and no middle bond
         inner = len(level.where) // 2
-        left = _entries(level, 0, row, bonds[:inner])
-        right = _entries(level, 1, row, bonds[1 : inner + 1])
-        middle = draw(left.mul_(right))
+        middle = draw(_middle_weights(level, row, bonds[: inner + 1]))
         woven = torch.stack([bonds[:inner], middle], 1).flatten(0, 1)
         bonds = torch.cat([woven, bonds[inner:]])
 
@@ -95,15 +98,28 @@ def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Bound
     return take(states, [place[k] for k in range(len(order))]).T.unflatten(0, (samples, weights.rows))
 
 
+def _middle_weights(level: Level, row: Tensor, bonds: Tensor) -> Tensor:
+    """The weights of the middle bond of each pair given its outer ones (pairs + 1, entries): (pairs, entries, m)."""
+    if level.batched is not None or level.shared is None:
+        return _entries(level, 0, row, bonds[:-1]).mul_(_entries(level, 1, row, bonds[1:]))
+    # rows of the left matrices and columns of the right ones, looked up in one go
+    count, m = len(bonds) - 1, level.shared.shape[-1]
+    tables = torch.stack([level.shared[0 : 2 * count : 2], level.shared[1 : 2 * count : 2].mT]).view(-1, m)
+    base = torch.arange(0, 2 * count * m, m, device=row.device).view(2, count, 1)
+    place = base + bonds.unfold(0, count, 1).movedim(2, 1)  # shape: (2, pairs, entries)
+    left, right = tables.index_select(0, place.flatten()).view(*place.shape, m)
+    return left.mul_(right)
+
+
 def _entries(level: Level, side: int, row: Tensor, bond: Tensor) -> Tensor:
     """Of the left (right) node of each pair the row (column) ``bond``, for each entry: (pairs, entries, m).
 
     Shared and batched nodes are looked up in their own stacks, so that nothing is copied to the batch.
     """
     parts, order = [], []
-    for stack, nodes, places in (
-        (level.shared, *_side(level.where, side, False)),
-        (level.batched, *_side(level.where, side, True)),
+    for stack, (nodes, places) in (
+        (level.shared, _side(level.where, side, False)),
+        (level.batched, _side(level.where, side, True)),
     ):
         if stack is None or not nodes:
             continue
@@ -133,11 +149,12 @@ def _side(where: Where, side: int, is_batched: bool) -> tuple[tuple[int, ...], t
 def draw(weights: Tensor, dim: int = -1) -> Tensor:
     """Draws an index along an axis with probability proportional to non-negative weights.
 
-    Inverse of the cumulative sum; a weight of zero is never drawn (unless all are zero).
+    Inverse of the cumulative sum, which takes the place of the weights; a weight of zero is never drawn (unless all
+    are zero).
     """
-    cumulative = weights.cumsum(dim)
+    cumulative = weights.cumsum_(dim)
     total = cumulative.narrow(dim, weights.shape[dim] - 1, 1)
-    level = torch.rand_like(total) * total
+    level = torch.rand_like(total).mul_(total)
     level.masked_fill_(level >= total, 0)  # below the total also after rounding, which lifts tiny numbers up to it
     if dim == -1:
         found = torch.searchsorted(cumulative, level, right=True).squeeze(dim)

@@ -98,29 +98,40 @@ def leaves(chain: Grouped, weights: Weights) -> Level:
     The chain may be one of logarithms: of what no evidence touches only the sums are made, a few cores at a time.
     """
     shared, batched = [], []
-    where: dict[int, tuple[bool, int]] = {}
-    at = 0
+    order: dict[bool, list[int]] = {True: [], False: []}
     for group, some, e in weights.parts:
         ks, g = chain.groups[group]
         cores = take(g, some).exp() if chain.logs else take(g, some)
         batched.append(torch.bmm(e, cores.flatten(2)).unflatten(2, g.shape[2:]))
-        where.update({ks[i]: (True, at + j) for j, i in enumerate(some)})
-        at += len(some)
-    at = 0
+        order[True] += [ks[i] for i in some]
+    known = set(order[True])
     for ks, g in chain.groups:
-        rest = [i for i, k in enumerate(ks) if k not in where]
+        rest = [i for i, k in enumerate(ks) if k not in known]
         if rest:
             # summed before they are selected: cores are larger than sums
             shared.append(take(_sums_of_exponentials(g) if chain.logs else g.sum(1), rest))
-            where.update({ks[i]: (False, at + j) for j, i in enumerate(rest)})
-            at += len(rest)
-    return Level(_joined(shared), _joined(batched), tuple(where[k] for k in range(len(where))))
+            order[False] += [ks[i] for i in rest]
+    where = {k: (flag, j) for flag, ks in order.items() for j, k in enumerate(sorted(ks))}
+    return Level(
+        _arranged(shared, order[False]), _arranged(batched, order[True]), tuple(where[k] for k in range(len(where)))
+    )
+
+
+def _arranged(stacks: Sequence[Tensor], order: list[int]) -> Tensor | None:
+    """The stacks one after another, then in ascending order."""
+    joined = _joined(stacks)
+    return None if joined is None else take(joined, sorted(range(len(order)), key=lambda j: order[j]))
 
 
 def _sums_of_exponentials(logs: Tensor) -> Tensor:
     """The sums over values (sites, m, m) of the exponentials of (sites, N, m, m)."""
     at_once = max(1, _AT_ONCE // logs[0].numel())
-    return torch.cat([piece.exp().sum(1) for piece in logs.split(at_once)])
+    if logs.requires_grad and torch.is_grad_enabled():
+        return logs.exp().sum(1)
+    sums, buffer = logs.new_empty(len(logs), *logs.shape[2:]), torch.empty_like(logs[:at_once])
+    for piece, out in zip(logs.split(at_once), sums.split(at_once), strict=True):
+        torch.sum(torch.exp(piece, out=buffer[: len(piece)]), 1, out=out)
+    return sums
 
 
 def _joined(stacks: Sequence[Tensor]) -> Tensor | None:
