@@ -9,8 +9,8 @@ with non-negative matrices G_k[s] of shape (m_k, m_{k+1}); a ring closes: m_{n+1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -30,18 +30,23 @@ class Grouped:
     Attributes:
         groups: pairs of positions, ascending, and cores (len(positions), N, m, m).
         bonds: the widths m_1, ..., m_{n+1} before padding.
-        logs: whether the tensors are logarithms of the cores; most functions then work on :attr:`plain`.
+        logs: whether the tensors are logarithms of the cores; see :attr:`plain`.
+        cache: what was computed from these cores and may be needed again.
     """
 
     groups: tuple[tuple[tuple[int, ...], Tensor], ...]
     bonds: tuple[int, ...]
     logs: bool = False
+    cache: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Number of values of each variable."""
-        sizes = {k: g.shape[1] for positions, g in self.groups for k in positions}
-        return tuple(sizes[k] for k in range(len(sizes)))
+        if "sizes" not in self.cache:
+            sizes = {k: g.shape[1] for positions, g in self.groups for k in positions}
+            self.cache["sizes"] = tuple(sizes[k] for k in range(len(sizes)))
+        found: tuple[int, ...] = self.cache["sizes"]
+        return found
 
     @property
     def like(self) -> Tensor:
@@ -58,6 +63,8 @@ class Grouped:
         """The same chain without logarithms; computed once for every mode of autograd."""
         if not self.logs:
             return self
+        if torch.compiler.is_compiling():
+            return Grouped(tuple((ks, g.exp()) for ks, g in self.groups), self.bonds)
         mode = ("plain", torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         if mode not in self.cache:
             self.cache[mode] = Grouped(tuple((ks, g.exp()) for ks, g in self.groups), self.bonds)
@@ -67,11 +74,6 @@ class Grouped:
     def with_cores(self, cores: Sequence[Tensor]) -> "Grouped":
         """The same chain with other tensors."""
         return replace(self, groups=tuple((ks, g) for (ks, _), g in zip(self.groups, cores, strict=True)))
-
-    @cached_property
-    def cache(self) -> dict[object, Any]:
-        """What was computed from these cores and may be needed again."""
-        return {}
 
 
 Cores = Tensor | Sequence[Tensor] | Grouped

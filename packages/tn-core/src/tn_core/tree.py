@@ -176,9 +176,11 @@ def product_tree(level: Level) -> tuple[list[Level], Tensor]:
             stacks[joint.odd[0]].append(level.matrix(len(level.where) - 1).unsqueeze(0))
         level = _rescale(Level(_joined(stacks[False]), _joined(stacks[True]), joint.above), peaks)
         levels.append(level)
-    # shape: (nodes,) and (nodes, rows)
-    parts = [torch.cat(found).log().sum(0) for d in (1, 2) if (found := [p for p in peaks if p.ndim == d])]
-    return levels, parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    shared, batched = ([p for p in peaks if p.ndim == ndim] for ndim in (1, 2))
+    log_scale = torch.cat(shared).log().sum() if shared else torch.cat(batched).log().sum(0)
+    if shared and batched:
+        log_scale = log_scale + torch.cat(batched).log().sum(0)
+    return levels, log_scale
 
 
 def _mixed(left: Tensor, right: Tensor, at_left: _Index, at_right: _Index) -> Tensor:

@@ -18,6 +18,7 @@ from torch.distributions import Distribution, constraints
 from tn_core.chain import log_partition, marginals
 from tn_core.cores import Boundary, Grouped, index_on
 from tn_core.sampling import sample
+from tn_priors.labels import can_look_at
 from tn_priors.pathwise import pathwise
 
 __all__ = ["ChainMixture", "normal_log_density"]
@@ -44,7 +45,7 @@ class ChainMixture(Distribution):
         evidence: log weights (\*batch, N_k) by position, of variables outside the event; variables in neither are
             summed out.
         batch_shape: the batch shape; None: that of the evidence.
-        validate_args: whether to check values given to ``log_prob``.
+        validate_args: whether to check values given to ``log_prob``, where they lie on the CPU.
     """
 
     has_rsample = True
@@ -106,7 +107,7 @@ class ChainMixture(Distribution):
     def _check(self, value: Tensor) -> None:
         if value.ndim < 1 or value.shape[-1] != self.event_shape[0]:
             raise ValueError(f"expected values of shape (..., {self.event_shape[0]}), got {tuple(value.shape)}")
-        if self._validate_args and not bool(torch.isfinite(value).all()):
+        if self._validate_args and can_look_at(value) and not bool(torch.isfinite(value).all()):
             raise ValueError("values must be finite, got NaN or infinity")
 
     def _with_values(self, value: Tensor) -> dict[int, Tensor]:

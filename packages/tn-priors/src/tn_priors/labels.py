@@ -11,7 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Categorical", "Continuous", "Known", "Label", "as_integers", "as_label", "categorical_evidence"]
+__all__ = [
+    "Categorical",
+    "Continuous",
+    "Known",
+    "Label",
+    "as_integers",
+    "as_label",
+    "can_look_at",
+    "categorical_evidence",
+]
+
+
+def can_look_at(values: Tensor) -> bool:
+    """Whether values are checked: on a device other than the CPU the host would have to wait for them."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True)
@@ -78,19 +92,21 @@ def categorical_evidence(known: Tensor, size: int, name: str) -> Tensor:
         (\*batch, size).
 
     Raises:
-        ValueError: if a value is out of range, a shape does not fit, or a set is empty.
+        ValueError: if a shape does not fit; and, where the values lie on the CPU, if one is out of range or a set is
+            empty. Elsewhere such evidence rules everything out.
     """
     if known.dtype == torch.bool or known.is_floating_point():
         if known.ndim < 1 or known.shape[-1] != size:
             raise ValueError(f"{name} has {size} values; a set or weights of shape {tuple(known.shape)} do not fit")
         if known.is_floating_point():
             return known
-        if not bool(known.any(-1).all()):
+        if can_look_at(known) and not bool(known.any(-1).all()):
             raise ValueError(f"{name}: an empty set of values rules everything out")
         return torch.zeros(known.shape, device=known.device).masked_fill(~known, -torch.inf)
-    wrong = known[(known < -1) | (known >= size)]
-    if len(wrong):
-        raise ValueError(f"{name} has values 0 to {size - 1} (-1: unknown), got {wrong[0].item()}")
+    if can_look_at(known):
+        wrong = known[(known < -1) | (known >= size)]
+        if len(wrong):
+            raise ValueError(f"{name} has values 0 to {size - 1} (-1: unknown), got {wrong[0].item()}")
     allowed = (known.unsqueeze(-1) == torch.arange(size, device=known.device)) | (known == -1).unsqueeze(-1)
     return torch.zeros(allowed.shape, device=known.device).masked_fill(~allowed, -torch.inf)
 
@@ -102,6 +118,6 @@ def as_integers(values: Tensor, name: str) -> Tensor:
         ValueError: if a value is not whole.
     """
     values = torch.where(torch.isnan(values), -1, values)
-    if not bool((values == values.round()).all()):
+    if can_look_at(values) and not bool((values == values.round()).all()):
         raise ValueError(f"{name} is categorical: its values are whole numbers (-1 or NaN: unknown)")
     return values.long()

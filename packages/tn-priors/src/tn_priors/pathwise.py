@@ -56,8 +56,8 @@ def pathwise(
     matrices = product_tree(leaves(cores, weights))[0][0]
     width = cores.width
     # a ring carries the whole product and closes it by a trace, a train carries a vector and closes it by a sum
-    opening = torch.eye(width) if boundary == "ring" else torch.ones(1, width)
-    opening = opening.to(cores.like)
+    like = cores.like
+    opening = torch.eye(width, dtype=like.dtype, device=like.device) if boundary == "ring" else like.new_ones(1, width)
     suffixes = [opening.T.expand(1, -1, -1)]
     for k in reversed(range(len(matrices.where))):
         matrix = matrices.matrix(k)

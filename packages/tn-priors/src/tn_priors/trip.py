@@ -17,7 +17,7 @@ from tn_core.cores import Boundary
 from tn_core.tensor_chain import TensorChain
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
 from tn_priors.fitting import check_latents, fit_by_gradient, fit_mixture_of_products, mixtures_1d
-from tn_priors.labels import Categorical, Known, Label, as_integers, as_label, categorical_evidence
+from tn_priors.labels import Categorical, Known, Label, as_integers, as_label, can_look_at, categorical_evidence
 
 __all__ = ["TRIP", "TTLP"]
 
@@ -164,7 +164,7 @@ class TRIP(LazyDistribution):
                 (\*batch,).
 
         Raises:
-            ValueError: if a shape does not fit or a value is out of range.
+            ValueError: if a shape does not fit; and, for labels on the CPU, if a value is out of range.
         """
         return ChainMixture(
             self.chain.cores,
@@ -205,7 +205,7 @@ class TRIP(LazyDistribution):
                     raise ValueError(f"label {j} is continuous: it takes floats, NaN where unknown, got {known.dtype}")
                 means, log_deviations = parameters
                 value = known.to(self.means).unsqueeze(-1)
-                if bool(torch.isinf(value).any()):
+                if can_look_at(value) and bool(torch.isinf(value).any()):
                     raise ValueError(f"label {j} must be finite, or NaN where unknown; got infinity")
                 unknown = torch.isnan(value)
                 found = normal_log_density(torch.where(unknown, 0, value), means, log_deviations.exp())
