@@ -1,19 +1,93 @@
-"""``python -m benchmarks chain [--device cuda] [--json FILE]``."""
+"""``python -m benchmarks chain [--device cuda] [--json FILE]``; see docs/performance.md."""
 
-import json
+import json as json_module
 import platform
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import torch
+from jsonargparse import auto_cli
 
-from benchmarks import chain as chain_tables
+TABLES = ("ranks", "growth", "long", "training")
 
 
 def chain(
     device: str = "cpu",
-    json_file: Path | None = None,
+    json: Path | None = None,
+    ranks: list[int] = [1, 10, 20, 50, 100],  # noqa: B006
+    lengths: list[int] = [10, 100, 1_000, 10_000],  # noqa: B006
+    batches: list[int] = [10, 100, 1_000, 10_000],  # noqa: B006
+    n: int = 100,
+    batch: int = 128,
+    tables: list[str] = list(TABLES),  # noqa: B006
+    seconds: float = 8.0,
 ) -> None:
-    pass
+    """Measures the chain beside the sequential yardstick and the floor, and training with it.
+
+    Args:
+        device: cpu or cuda.
+        json: where to write the figures.
+        ranks: core sizes of the first table.
+        lengths: numbers of variables of the table of growth.
+        batches: batch sizes of the table of growth.
+        n: the number of variables of the first table.
+        batch: the batch size.
+        tables: any of ranks, growth, long (10,000 variables trained in a process of their own), training.
+        seconds: how long each group of cases takes turns.
+    """
+    from benchmarks.chain import by_rank, growth
+    from benchmarks.training import loop_overhead, share_of_the_prior
+
+    unknown = sorted(set(tables) - set(TABLES))
+    if unknown:
+        raise SystemExit(f"tables are {', '.join(TABLES)}; not {', '.join(unknown)}")
+    where = torch.device(device)
+    found: dict[str, Any] = {"about": about(where)}
+
+    def report(name: str, rows: list[dict[str, Any]]) -> None:
+        found.setdefault(name, []).extend(rows)
+        show(rows)
+        if json is not None:  # after every part, so that a run that is stopped leaves what it has
+            json.write_text(json_module.dumps(found, indent=1) + "\n")
+
+    for rank in ranks if "ranks" in tables else ():
+        report("ranks", by_rank(rank, n, batch, where, seconds))
+    if "growth" in tables:
+        for length, rows in [(length, batch) for length in lengths] + [(n, rows) for rows in batches]:
+            report("growth", growth(length, rows, 20, where, seconds))
+    if "long" in tables and where.type == "cpu":
+        command = [sys.executable, "-m", "benchmarks.long"]
+        report("long", [json_module.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)])
+    if "training" in tables:
+        report("training", share_of_the_prior(where))
+        report("loop", [loop_overhead(where)])
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """What the figures were made with."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Prints rows, one a line."""
+    for row in rows:
+        cells = (
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" if k in ("prior", "operation") else f"{k} {v}"
+            for k, v in row.items()
+        )
+        print("  ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli({"chain": chain}, as_positional=False)

@@ -23,9 +23,7 @@ class Yardstick(nn.Module):
     def __init__(self, prior: TRIP) -> None:
         super().__init__()
         cores: dict[int, Tensor] = {
-            k: stack[i].detach().clone()
-            for ks, stack in prior.chain.cores.plain.groups
-            for i, k in enumerate(ks)
+            k: stack[i].detach().clone() for ks, stack in prior.chain.cores.plain.groups for i, k in enumerate(ks)
         }
         self.cores = nn.ParameterList(cores[k] for k in range(len(cores)))  # each (N, m, m)
         self.means = nn.Parameter(prior.means.detach().clone())

@@ -43,9 +43,7 @@ class Weights:
         """The evidence of so many rows at a time."""
         scales = self.log_scale.split(rows)
         pieces = [[(group, some, piece) for piece in e.split(rows, 1)] for group, some, e in self.parts]
-        return [
-            Weights(scale.shape, tuple(parts), scale) for scale, *parts in zip(scales, *pieces, strict=True)
-        ]
+        return [Weights(scale.shape, tuple(parts), scale) for scale, *parts in zip(scales, *pieces, strict=True)]
 
 
 def weigh(chain: Grouped, log_evidence: Evidence) -> Weights:

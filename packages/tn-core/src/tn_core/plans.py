@@ -166,9 +166,7 @@ def _seconds(plan: Plan, shape: _Shape) -> float:
     return (n / plan.side + 2 * plan.side) * machine.step + operations / machine.rate + copied / machine.bandwidth
 
 
-def contract(
-    chain: Grouped, weights: Weights, boundary: Boundary, plan: Plan | None = None
-) -> tuple[Tensor, Tensor]:
+def contract(chain: Grouped, weights: Weights, boundary: Boundary, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
     """Z(e) by a plan: a number of moderate size and the log of what was divided out of it, (rows,) each.
 
     Arguments:
@@ -257,7 +255,9 @@ def _product(numbers: Tensor) -> Tensor:
 
 def _sweep(chain: Grouped, weights: Weights, boundary: Boundary, vectors: bool) -> tuple[Tensor, Tensor]:
     """One sweep over all variables, each with the cores and the evidence as they are given."""
-    evidence = {(group, i): (part, j) for part, (group, some, _) in enumerate(weights.parts) for j, i in enumerate(some)}
+    evidence = {
+        (group, i): (part, j) for part, (group, some, _) in enumerate(weights.parts) for j, i in enumerate(some)
+    }
     steps = {
         k: (group, i, evidence.get((group, i))) for group, (ks, _) in enumerate(chain.groups) for i, k in enumerate(ks)
     }
@@ -279,7 +279,11 @@ def _segments(side: int, chain: Grouped, weights: Weights, boundary: Boundary) -
     rest = len(cores) - side * length
     state, log_scale = None, 0.0
     for c, count, g, e in zip(
-        (side, 1), (length, rest), cores.split([side * length, rest]), evidence.split([side * length, rest]), strict=True
+        (side, 1),
+        (length, rest),
+        cores.split([side * length, rest]),
+        evidence.split([side * length, rest]),
+        strict=True,
     ):
         if count == 0:
             continue

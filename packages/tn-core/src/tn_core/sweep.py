@@ -98,9 +98,7 @@ class _Sweep(torch.autograd.Function):
             needed[tensor] or (evidence is not None and needed[count + evidence[0]])
             for tensor, _, evidence in sites.steps
         ]
-        state, log_scale, states, scales = _forward(
-            sites, rows, tensors[:count], tensors[count:], _Workspace(), keep
-        )
+        state, log_scale, states, scales = _forward(sites, rows, tensors[:count], tensors[count:], _Workspace(), keep)
         ctx.sites, ctx.rows, ctx.count, ctx.inputs = sites, rows, count, len(tensors)
         ctx.save_for_backward(*tensors, *states, *scales)
         ctx.mark_non_differentiable(log_scale)
@@ -109,7 +107,8 @@ class _Sweep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         sites, count = ctx.sites, ctx.count
-        tensors, kept = ctx.saved_tensors[: ctx.inputs], ctx.saved_tensors[ctx.inputs :]
+        saved = ctx.saved_tensors  # once only: checkpoints forget what was unpacked
+        tensors, kept = saved[: ctx.inputs], saved[ctx.inputs :]
         needed = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # create_graph=True
             state, _, _, _ = _forward(sites, ctx.rows, tensors[:count], tensors[count:], None, ())
@@ -156,7 +155,9 @@ def _forward(
         scale = None
         if state is not None:
             # one where the state is zero
-            scale = torch.threshold(state.detach().view(sites.side, rows, state.shape[1] * m).amax(2, keepdim=True), 0, 1)
+            scale = torch.threshold(
+                state.detach().view(sites.side, rows, state.shape[1] * m).amax(2, keepdim=True), 0, 1
+            )
             scales.append(scale)
             if keep:
                 states.append(state if keep[step] else None)

@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tn_core.protocols import to_float
 from tn_core.storage import WRITING, write_text
 
-__all__ = ["EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches"]
+__all__ = ["DataOnDevice", "EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches"]
 
 
 class Items(Dataset[tuple[Tensor, Tensor]]):
-    """Data and labels, indexed by many items at once: ``items[[3, 1, 4]]`` is a batch.
+    """Data and labels, indexed by many items at once: ``items[torch.tensor([3, 1, 4])]`` is a batch.
 
     Arguments:
         x: data (items, *shape), uint8 or float.
@@ -41,23 +41,23 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
-        where = torch.as_tensor(index)
-        return to_float(self.x[where]), self.y[where]
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        index = index.to(self.x.device)
+        return to_float(self.x[index]), self.y[index]
 
 
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[Tensor]):
     """Shuffled batches of indices; the order of an epoch depends on the seed and the epoch's number only.
 
     Under several processes every process takes every ``world``-th batch, equally many each.
 
     Arguments:
-        items: the number of items.
+        items: what the indices are for. They lie where its data lie, moved there once an epoch.
         batch_size: of every batch but the last, which has what is left.
         seed: of the shuffling.
     """
 
-    def __init__(self, items: int, batch_size: int, seed: int) -> None:
+    def __init__(self, items: Items, batch_size: int, seed: int) -> None:
         self.items, self.batch_size, self.seed, self.epoch = items, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -70,15 +70,14 @@ class EpochBatches(Sampler[list[int]]):
         return 0, 1
 
     def __len__(self) -> int:
-        return -(-self.items // self.batch_size) // self._share()[1]
+        return -(-len(self.items) // self.batch_size) // self._share()[1]
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Tensor]:
         # a generator reads the epoch when the first batch is asked for: Lightning may set it after calling iter()
         rank, world = self._share()
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        order = torch.randperm(self.items, generator=generator).split(self.batch_size)
-        for batch in order[rank::world][: len(self)]:
-            yield batch.tolist()
+        order = torch.randperm(len(self.items), generator=generator).to(self.items.x.device)
+        yield from order.split(self.batch_size)[rank::world][: len(self)]
 
 
 def _mix(seed: int, epoch: int) -> int:
@@ -90,7 +89,30 @@ def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> "DataLoader[tup
     """A loader of shuffled batches; fetching a batch is one indexing operation, not one an item."""
     # a loader draws a seed whenever it starts: from a generator of its own, so that the epoch's noise stays the same
     own = torch.Generator().manual_seed(seed)
-    return DataLoader(Items(x, y), sampler=EpochBatches(len(x), batch_size, seed), batch_size=None, generator=own)
+    items = Items(x, y)
+    return DataLoader(items, sampler=EpochBatches(items, batch_size, seed), batch_size=None, generator=own)
+
+
+class DataOnDevice(Callback):
+    """Moves the items to the model's device before training, if they take no more than half of what is free there.
+
+    A batch is then put together where it is used, instead of being copied at every step.
+
+    Arguments:
+        items: the training data.
+    """
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Each process has its copy."""
+        device = pl_module.device
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.items.x.nbytes + self.items.y.nbytes > free // 2:
+                return
+        self.items.x, self.items.y = self.items.x.to(device), self.items.y.to(device)
 
 
 class SeedEpochs(Callback):
