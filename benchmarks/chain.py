@@ -1,12 +1,14 @@
 """``python -m benchmarks chain``: the chain's operations beside the sequential yardstick and the floor."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.measure import interleaved, peak_megabytes
 from benchmarks.yardstick import Yardstick
+from tn_core.cores import Boundary
 from tn_priors import TRIP
 
 COMPONENTS, LABELS, CLOSING, PRODUCT = 10, (10, 2), 4, 2048
@@ -38,10 +40,10 @@ def by_rank(rank: int, n: int, rows: int, device: torch.device, seconds: float) 
 
     cases: dict[str, Callable[[], object]] = {"matrix product": matrix_product(device)}
     for name, prior in ours.items():
-        cases[f"{name}: log density"] = without_gradients(lambda p=prior: p().log_prob(z))
-        cases[f"{name}: log density + backward"] = lambda p=prior: backward(p, lambda v: p().log_prob(v), z)
+        cases[f"{name}: log density"] = without_gradients(partial(density, prior, z))
+        cases[f"{name}: log density + backward"] = partial(backward, prior, partial(density, prior), z)
     cases |= {
-        "ring: sample": without_gradients(lambda: ring().sample((rows,))),
+        "ring: sample": without_gradients(partial(draw, ring, rows)),
         "ring: sample again": without_gradients(lambda: again.sample((rows,))),
         "ring: sample given labels": without_gradients(lambda: labelled(y).sample()),
         "ring: imputation": without_gradients(lambda: labelled.label_posteriors(z)),
@@ -74,19 +76,30 @@ def growth(n: int, rows: int, rank: int, device: torch.device, seconds: float) -
     """Time and memory of the log density and of samples for a number of variables and a batch."""
     torch.manual_seed(0)
     found = []
-    for boundary in ("ring", "train"):
-        prior = TRIP(n, COMPONENTS, rank, boundary=boundary).to(device)  # type: ignore[arg-type]
+    boundaries: tuple[Boundary, ...] = ("ring", "train")
+    for boundary in boundaries:
+        prior = TRIP(n, COMPONENTS, rank, boundary=boundary).to(device)
         z = prior().sample((rows,))
         cases: dict[str, Callable[[], object]] = {
-            "log density": without_gradients(lambda p=prior: p().log_prob(z)),
-            "log density + backward": lambda p=prior: backward(p, lambda v: p().log_prob(v), z),
-            "sample": without_gradients(lambda p=prior: p().sample((rows,))),
+            "log density": without_gradients(partial(density, prior, z)),
+            "log density + backward": partial(backward, prior, partial(density, prior), z),
+            "sample": without_gradients(partial(draw, prior, rows)),
         }
         for operation, time in interleaved(cases, device, seconds).items():
             row = {"prior": boundary, "operation": operation, "rank": rank, "n": n, "batch": rows, "ms": time}
             row["microseconds a variable and row"] = time * 1e3 / (n * rows)
             found.append(row | {"peak MB": peak_megabytes(cases[operation], device)})
     return found
+
+
+def density(prior: TRIP, z: torch.Tensor) -> torch.Tensor:
+    """log p(z), from the parameters."""
+    return prior().log_prob(z)
+
+
+def draw(prior: TRIP, rows: int) -> torch.Tensor:
+    """Samples, from the parameters."""
+    return prior().sample((rows,))
 
 
 def without_gradients(run: Callable[[], object]) -> Callable[[], object]:
@@ -97,4 +110,4 @@ def without_gradients(run: Callable[[], object]) -> Callable[[], object]:
 def backward(module: torch.nn.Module, value: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> None:
     """Gradients of the sum of a value with respect to a module's parameters and the inputs."""
     module.zero_grad()
-    value(*(x.detach().requires_grad_() for x in inputs)).sum().backward()  # type: ignore[no-untyped-call]
+    value(*(x.detach().requires_grad_() for x in inputs)).sum().backward()

@@ -22,7 +22,7 @@ def main() -> None:
         begin = time.perf_counter()
         loss = -prior().log_prob(z).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         seconds.append(time.perf_counter() - begin)
         likelihoods.append(-loss.item())

@@ -31,7 +31,7 @@ def stepper(module: VAE, x: torch.Tensor, y: torch.Tensor) -> Callable[[], objec
 
     def step() -> None:
         optimizer.zero_grad()
-        module.training_step((x, y), 0).backward()  # type: ignore[no-untyped-call]
+        module.training_step((x, y), 0).backward()
         optimizer.step()
 
     return step
@@ -71,20 +71,19 @@ def loop_overhead(device: torch.device, steps: int = 12, rounds: int = 3) -> dic
 
     def trained() -> float:
         module = model(TRIP(LATENTS, 10, 20, labels=[2] * LABELS))
-        loader = batches(images, labels, BATCH, 0)
+        items = Items(images, labels)
         clock = _Clock()
-        assert isinstance(loader.dataset, Items)
         trainer = lightning.Trainer(
             max_epochs=1,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
-            callbacks=[DataOnDevice(loader.dataset), clock],
+            callbacks=[DataOnDevice(items), clock],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(module, loader)
+        trainer.fit(module, batches(items, BATCH, 0))
         return clock.milliseconds
 
     def bare() -> float:
@@ -96,7 +95,7 @@ def loop_overhead(device: torch.device, steps: int = 12, rounds: int = 3) -> dic
             begin = time.perf_counter()
             loss = module.training_step((x[index].float() / 255, y[index]), 0)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             if device.type == "cuda":
                 torch.cuda.synchronize()

@@ -51,10 +51,7 @@ class Yardstick(nn.Module):
         for variable, core in zip(self.order, self.cores, strict=True):
             core = core.abs()
             weights = self._weights(variable, z, y)
-            if weights is None:
-                buff = buff @ core.sum(0)
-            else:
-                buff = buff @ torch.einsum("bs,sij->bij", weights, core)
+            buff = buff @ (core.sum(0) if weights is None else torch.einsum("bs,sij->bij", weights, core))
             norm = norm @ core.sum(0)
             size = buff.norm(dim=(1, 2), keepdim=True)
             buff, log_buff = buff / size, log_buff + size.log().flatten()

@@ -15,7 +15,7 @@ from tn_core import protocols
 from tn_core.errors import UserError
 from tn_core.plugins import PluginHost
 from tn_core.storage import build_model, describe, load_model, save_model
-from tn_core.training import SeedEpochs, batches
+from tn_core.training import Items, SeedEpochs, batches
 
 SETS = torch.tensor([[2, 0, 2, 1], [4, -1, -1, -1], [3, 3, 1, -1], [-1, -1, -1, -1]])
 
@@ -169,7 +169,7 @@ def trained() -> tuple[CompVAE, float]:
     train, test = data.split("train"), data.split("test")
     with torch.no_grad():
         before = m.elbo(test.x, test.labels).mean().item()
-    fit(m, batches(train.x, train.labels, 64, seed=0), epochs=12, callbacks=[SeedEpochs(0)])
+    fit(m, batches(Items(train.x, train.labels), 64, seed=0), epochs=12, callbacks=[SeedEpochs(0)])
     return m.eval(), before
 
 
@@ -212,7 +212,7 @@ def test_sets_of_any_size_are_usable(trained: tuple[CompVAE, float], size: int) 
 
 
 def test_what_is_logged_adds_up() -> None:
-    loader = batches(wholes(40).float(), torch.randint(-1, 5, (40, 4)), 8, seed=0)
+    loader = batches(Items(wholes(40).float(), torch.randint(-1, 5, (40, 4))), 8, seed=0)
     logged = fit(model(), loader).callback_metrics
     assert logged.keys() == {"elbo", "reconstruction", "divergence_parts", "divergence_whole"}
     total = logged["reconstruction"] - logged["divergence_parts"] - logged["divergence_whole"]
@@ -333,7 +333,7 @@ def test_saved_and_loaded_it_gives_the_same_samples(tmp_path: Path) -> None:
     m = build_model(config, host)
     assert (m.features, m.places, m.categories, m.shape) == (5, 3, 4, (20,))
     split = data.split("train")
-    fit(m, batches(split.x, split.observed, 32, seed=0))
+    fit(m, batches(Items(split.x, split.observed), 32, seed=0))
     save_model(m, config, tmp_path / "run")
     loaded, found = load_model(tmp_path / "run", host)
     assert found == config

@@ -16,7 +16,7 @@ from tn_core import protocols
 from tn_core.errors import UserError
 from tn_core.plugins import PluginHost
 from tn_core.storage import build_model, describe, load_model, save_model
-from tn_core.training import History, LastCheckpoint, SeedEpochs, batches
+from tn_core.training import History, Items, LastCheckpoint, SeedEpochs, batches
 from tn_gan import GAN, GANConv
 from tn_priors.trip import TRIP
 
@@ -165,7 +165,7 @@ def test_labels_in_a_batch_are_not_looked_at() -> None:
     one, two = gan(trip(labels=[3])), gan(trip(labels=[3]))
     two.load_state_dict(one.state_dict())
     for model, labels in ((one, y), (two, torch.full_like(y, -1))):
-        fit(model, batches(x, labels, 16, seed=0), callbacks=[SeedEpochs(0)])
+        fit(model, batches(Items(x, labels), 16, seed=0), callbacks=[SeedEpochs(0)])
     assert all(torch.equal(one.state_dict()[name], value) for name, value in two.state_dict().items())
 
 

@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from tn_core.components import build
 from tn_core.plugins import PluginHost
 from tn_core.storage import describe, load_model, save_model
-from tn_core.training import SeedEpochs, batches
+from tn_core.training import Items, SeedEpochs, batches
 from tn_priors import TRIP, TTLP, GaussianMixture, StandardNormal
 from tn_vae import MLP, VAE
 
@@ -143,7 +143,7 @@ def test_any_prior_trains_and_samples(prior):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.no_grad():
         start = model.elbo(x).mean()
-    trainer(8).fit(model, batches(x, y, 64, 0))
+    trainer(8).fit(model, batches(Items(x, y), 64, 0))
     model.eval()
     with torch.no_grad():
         assert model.elbo(x).mean() > start + 0.1
@@ -158,7 +158,7 @@ def test_missing_labels_are_learned_imputed_and_asked_for():
     model = make(TRIP(3, 5, 8, labels=[2]), warmup_steps=0).train()
     x, truth = striped(2048)
     y = truth.masked_fill(torch.rand(truth.shape) < 0.7, -1)
-    trainer(8).fit(model, batches(x, y, 64, 0))
+    trainer(8).fit(model, batches(Items(x, y), 64, 0))
     model.eval()
     imputed = model.impute(x)[0]
     assert torch.allclose(imputed.sum(-1), torch.ones(len(x)), atol=1e-4)
@@ -189,7 +189,7 @@ def test_pretrained_variant_fits_the_prior_afterwards():
         seen["after"] = prior().log_prob(z).mean().item()
 
     prior.fit = fit
-    trainer(3, SeedEpochs(0)).fit(model, batches(x, y, 64, 0))
+    trainer(3, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
     assert seen["after"] > seen["before"] + 0.1
 
 

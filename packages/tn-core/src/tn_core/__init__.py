@@ -12,16 +12,29 @@ from tn_core.hookspecs import hookimpl
 if TYPE_CHECKING:
     from tn_core.chain import log_partition, marginals
     from tn_core.modes import mode
+    from tn_core.plans import get_memory_limit, set_memory_limit
     from tn_core.sampling import sample
     from tn_core.tensor_chain import TensorChain
 
-__all__ = ["TensorChain", "UserError", "hookimpl", "log_partition", "marginals", "mode", "sample"]
+__all__ = [
+    "TensorChain",
+    "UserError",
+    "get_memory_limit",
+    "hookimpl",
+    "log_partition",
+    "marginals",
+    "mode",
+    "sample",
+    "set_memory_limit",
+]
 
 _HOMES = {
+    "get_memory_limit": "tn_core.plans",
     "log_partition": "tn_core.chain",
     "marginals": "tn_core.chain",
     "mode": "tn_core.modes",
     "sample": "tn_core.sampling",
+    "set_memory_limit": "tn_core.plans",
     "TensorChain": "tn_core.tensor_chain",
 }
 

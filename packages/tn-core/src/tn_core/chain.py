@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from tn_core.cores import Boundary, Cores, Grouped, group, take
-from tn_core.evidence import Evidence, Weights, weigh
+from tn_core.evidence import Evidence, Part, Weights, weigh
 from tn_core.plans import contract
 
 __all__ = ["Boundary", "Cores", "Evidence", "Grouped", "log_or_minus_infinity", "log_partition", "marginals"]
@@ -119,26 +119,25 @@ def marginals(
     return (result / torch.where(total > 0, total, 1)).reshape(*weights.batch, len(wanted), max(sizes))
 
 
-def _ask(
-    chain: Grouped, weights: Weights, wanted: set[int]
-) -> tuple[Weights, list[tuple[int, tuple[int, ...], Tensor]]]:
+def _ask(chain: Grouped, weights: Weights, wanted: set[int]) -> tuple[Weights, list[Part]]:
     """Evidence whose parts hold either variables that are wanted, and require gradients, or others; the former apart.
 
     Variables that are wanted and have no evidence get weights of one.
     """
-    parts, asked = [], []
-    without = {(group, i) for group, (ks, _) in enumerate(chain.groups) for i, k in enumerate(ks) if k in wanted}
-    for group, some, e in weights.parts:
-        ks = chain.groups[group][0]
+    others: list[Part] = []
+    asked: list[Part] = []
+    without = {(number, i) for number, (ks, _) in enumerate(chain.groups) for i, k in enumerate(ks) if k in wanted}
+    for number, some, e in weights.parts:
+        ks = chain.groups[number][0]
         for is_wanted in (True, False):
             which = [j for j, i in enumerate(some) if (ks[i] in wanted) is is_wanted]
             if which:
-                part = (group, tuple(some[j] for j in which), take(e, which))
-                (asked if is_wanted else parts).append(part)
-                without -= {(group, i) for i in part[1]}
-    for group, (_, g) in enumerate(chain.groups):
-        missing = tuple(sorted(i for other, i in without if other == group))
+                part = (number, tuple(some[j] for j in which), take(e, which))
+                (asked if is_wanted else others).append(part)
+                without -= {(number, i) for i in part[1]}
+    for number, (_, g) in enumerate(chain.groups):
+        missing = tuple(sorted(i for there, i in without if there == number))
         if missing:
-            asked.append((group, missing, g.new_ones(len(missing), weights.rows, g.shape[1])))
-    asked = [(group, some, e if e.requires_grad else e.requires_grad_()) for group, some, e in asked]
-    return Weights(weights.batch, (*asked, *parts), weights.log_scale), asked
+            asked.append((number, missing, g.new_ones(len(missing), weights.rows, g.shape[1])))
+    asked = [(number, some, e if e.requires_grad else e.requires_grad_()) for number, some, e in asked]
+    return Weights(weights.batch, (*asked, *others), weights.log_scale), asked

@@ -11,12 +11,17 @@ from torch import Tensor
 
 from tn_core.cores import Grouped, take
 
-__all__ = ["Evidence", "Weights", "by_position", "weigh"]
+__all__ = ["Evidence", "Part", "Weights", "by_position", "weigh"]
 
-Evidence = Tensor | Mapping[int | tuple[int, ...], Tensor] | None
+Given = Mapping[int | tuple[int, ...], Tensor]
+Evidence = Tensor | Given | Mapping[int, Tensor] | Mapping[tuple[int, ...], Tensor] | None
 r"""A tensor (\*batch, n, N), minus infinity where a value is ruled out or does not exist (N is the largest N_k); or a
 mapping from positions k to tensors (\*batch, N_k), and from tuples of positions of equally many values to tensors
 (\*batch, positions, N_k), all other variables being unknown; or None, all unknown."""
+
+
+Part = tuple[int, tuple[int, ...], Tensor]
+"""The number of a group of the chain, indices in that group, and weights (indices, rows, N)."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,12 @@ class Weights:
 
     Attributes:
         batch: the batch shape; () if nothing is batched.
-        parts: the variables that have evidence: the number of a group of the chain, indices in that group, and weights
-            (len(indices), rows, N).
+        parts: the variables that have evidence.
         log_scale: (rows,) or (), what was divided out.
     """
 
     batch: torch.Size
-    parts: tuple[tuple[int, tuple[int, ...], Tensor], ...]
+    parts: tuple[Part, ...]
     log_scale: Tensor
 
     @property
@@ -67,7 +71,7 @@ def weigh(chain: Grouped, log_evidence: Evidence) -> Weights:
         batch = _check(log_evidence, sizes)
         given = [((k,), e.unsqueeze(-2)) if isinstance(k, int) else (k, e) for k, e in log_evidence.items()]
     log_scale = chain.like.new_zeros(())
-    parts: list[tuple[int, tuple[int, ...], Tensor]] = []
+    parts: list[Part] = []
     for ks, e in given:
         # shape: (positions, rows, N)
         flat = e.expand(*batch, *e.shape[-2:]).reshape(batch.numel(), *e.shape[-2:]).transpose(0, 1).contiguous()
@@ -83,7 +87,9 @@ def weigh(chain: Grouped, log_evidence: Evidence) -> Weights:
     return Weights(batch, tuple(parts), log_scale)
 
 
-def _check(given: Mapping[int | tuple[int, ...], Tensor], sizes: tuple[int, ...]) -> torch.Size:
+def _check(
+    given: Given | Mapping[int, Tensor] | Mapping[tuple[int, ...], Tensor], sizes: tuple[int, ...]
+) -> torch.Size:
     """Checks a mapping's evidence; returns its batch shape."""
     n = len(sizes)
     batches: dict[int | tuple[int, ...], torch.Size] = {}

@@ -84,7 +84,7 @@ def fit(
         raise UserError(f"tn fit needs {error.name}: python -m pip install 'tn-core[train]'") from None
     import torch
 
-    from tn_core.training import DataOnDevice, History, LastCheckpoint, SeedEpochs, batches
+    from tn_core.training import DataOnDevice, History, Items, LastCheckpoint, SeedEpochs, batches
 
     host = default_host()
     source = build(data, "datasets", host, root=data_root)
@@ -93,7 +93,7 @@ def fit(
     torch.manual_seed(seed)
     config = describe(model, data, source.shape, source.labels, features=features, seed=seed, epochs=epochs)
     module = build_model(config, host)
-    loader = batches(train.x, train.observed, batch_size, seed)
+    items = Items(train.x, train.observed)
     if not isinstance(module, lightning.LightningModule):
         raise UserError(f"{model['name']} cannot be trained: it is no LightningModule")
 
@@ -109,7 +109,7 @@ def fit(
         default_root_dir=folder,
         callbacks=[
             SeedEpochs(seed),
-            DataOnDevice(loader.dataset),
+            DataOnDevice(items),
             History(folder / HISTORY, quiet=terminal),
             LastCheckpoint(folder / CHECKPOINT),
             *bars,
@@ -130,7 +130,7 @@ def fit(
     try:
         trainer.fit(
             module,
-            loader,
+            batches(items, batch_size, seed),
             ckpt_path=checkpoint if goes_on else None,
             weights_only=True if goes_on else None,  # the checkpoint may come from elsewhere
         )

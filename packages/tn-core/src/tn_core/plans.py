@@ -245,7 +245,7 @@ def _sums(chain: Grouped, weights: Weights) -> tuple[Tensor, Tensor]:
 
 
 def _product(numbers: Tensor) -> Tensor:
-    """The product along the first axis, whose derivative is right where a factor is zero and asks the device nothing."""
+    """The product along the first axis; its derivative is right at zeros, without a look at where they are."""
     while len(numbers) > 1:
         half = len(numbers) // 2
         left, right, rest = numbers.split([half, half, len(numbers) - 2 * half])
@@ -277,7 +277,7 @@ def _segments(side: int, chain: Grouped, weights: Weights, boundary: Boundary) -
     cores, evidence = _in_order(chain, weights)
     length = len(cores) // side
     rest = len(cores) - side * length
-    state, log_scale = None, 0.0
+    state, log_scale = None, chain.like.new_zeros(())
     for c, count, g, e in zip(
         (side, 1),
         (length, rest),
@@ -291,22 +291,31 @@ def _segments(side: int, chain: Grouped, weights: Weights, boundary: Boundary) -
         products, scales = sweep(sites, weights.rows, [g], [e])
         log_scale = log_scale + scales.sum(0)
         for product in products.unbind(0):
+            # both factors are of order one, or a product of small cores would leave the range of the dtype
+            product, log_peak = _rescaled(product)
+            log_scale = log_scale + log_peak
             if state is None:
                 state = product
-                continue
-            state = state @ product
-            peak = functional.threshold(state.detach().amax((1, 2), keepdim=True), 0, 1)
-            state = state / peak
-            log_scale = log_scale + peak.log().flatten()
-    assert state is not None and isinstance(log_scale, Tensor)
+            else:
+                state, log_peak = _rescaled(state @ product)
+                log_scale = log_scale + log_peak
+    assert state is not None
     return _close(state, boundary), log_scale
+
+
+def _rescaled(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (rows, m, m) divided by their largest entries, constants to autograd, and the logs of those."""
+    peak = functional.threshold(matrices.detach().amax((1, 2), keepdim=True), 0, 1)
+    return matrices / peak, peak.log().flatten()
 
 
 def _in_order(chain: Grouped, weights: Weights) -> tuple[Tensor, Tensor]:
     """The cores (n, N, m, m) and weights (n, rows, N) of all variables in order: padded, ones where unknown."""
     largest = max(chain.sizes)
-    cores, core_order = [], []
-    evidence, evidence_order = [], []
+    cores: list[Tensor] = []
+    evidence: list[Tensor] = []
+    core_order: list[int] = []
+    evidence_order: list[int] = []
     for ks, g in chain.plain.groups:
         cores.append(functional.pad(g, (0, 0, 0, 0, 0, largest - g.shape[1])) if g.shape[1] < largest else g)
         core_order += ks

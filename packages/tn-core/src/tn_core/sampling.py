@@ -82,7 +82,8 @@ def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Bound
         woven = torch.stack([bonds[:inner], middle], 1).flatten(0, 1)
         bonds = torch.cat([woven, bonds[inner:]])
 
-    found, order = [], []
+    found: list[Tensor] = []
+    order: list[int] = []
     for number, (ks, g) in enumerate(chain.groups):
         entry = take(bonds, ks) * chain.width + take(bonds, [k + 1 for k in ks])
         # shape: (group, N, entries); the values are not the last axis, so that a draw goes over all entries at once
@@ -116,7 +117,8 @@ def _entries(level: Level, side: int, row: Tensor, bond: Tensor) -> Tensor:
 
     Shared and batched nodes are looked up in their own stacks, so that nothing is copied to the batch.
     """
-    parts, order = [], []
+    parts: list[Tensor] = []
+    order: list[int] = []
     for stack, (nodes, places) in (
         (level.shared, _side(level.where, side, False)),
         (level.batched, _side(level.where, side, True)),

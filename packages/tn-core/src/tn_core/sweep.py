@@ -105,9 +105,9 @@ class _Sweep(torch.autograd.Function):
         return state, log_scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, no_gradient: Tensor) -> tuple[Tensor | None, ...]:
         sites, count = ctx.sites, ctx.count
-        saved = ctx.saved_tensors  # once only: checkpoints forget what was unpacked
+        saved: tuple[Tensor, ...] = ctx.saved_tensors  # once only: checkpoints forget what was unpacked
         tensors, kept = saved[: ctx.inputs], saved[ctx.inputs :]
         needed = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # create_graph=True
@@ -115,10 +115,10 @@ class _Sweep(torch.autograd.Function):
             inputs = [t for t, need in zip(tensors, needed, strict=True) if need]
             some = iter(torch.autograd.grad(state, inputs, gradient, create_graph=True))
             return (None, None, None, *(next(some) if need else None for need in needed))
-        states, scales = kept[: len(sites.steps) - 1], kept[len(sites.steps) - 1 :]
-        found = [torch.empty_like(t) if need else None for t, need in zip(tensors, needed, strict=True)]
-        _backward(sites, tensors, count, states, scales, gradient, found)
-        return (None, None, None, *found)
+        before = len(sites.steps) - 1
+        slots = [torch.empty_like(t) if need else None for t, need in zip(tensors, needed, strict=True)]
+        _backward(sites, tensors, count, kept[:before], kept[before:], gradient, slots)
+        return (None, None, None, *slots)
 
 
 def _side_by_side(stack: Tensor, side: int) -> Sequence[Tensor]:

@@ -100,7 +100,7 @@ class TensorChain(nn.Module):
         """The cores, as the functions of this package take them."""
         groups = []
         for name, ks in self._positions.items():
-            log_cores = self.get_parameter(name)
+            log_cores: Tensor = self.get_parameter(name)
             _, _, left, right = log_cores.shape
             if left < self.rank or right < self.rank:
                 narrow = (0, self.rank - right, 0, self.rank - left)

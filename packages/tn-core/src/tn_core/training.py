@@ -85,11 +85,10 @@ def _mix(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
 
 
-def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> "DataLoader[tuple[Tensor, Tensor]]":
+def batches(items: Items, batch_size: int, seed: int) -> "DataLoader[tuple[Tensor, Tensor]]":
     """A loader of shuffled batches; fetching a batch is one indexing operation, not one an item."""
     # a loader draws a seed whenever it starts: from a generator of its own, so that the epoch's noise stays the same
     own = torch.Generator().manual_seed(seed)
-    items = Items(x, y)
     return DataLoader(items, sampler=EpochBatches(items, batch_size, seed), batch_size=None, generator=own)
 
 

@@ -167,7 +167,8 @@ def product_tree(level: Level) -> tuple[list[Level], Tensor]:
         stacks: dict[bool, list[Tensor]] = {True: [], False: []}
         for left, right, at_left, at_right in joint.products:
             one, other = level.batched if left else level.shared, level.batched if right else level.shared
-            assert one is not None and other is not None
+            assert one is not None
+            assert other is not None
             if left is right:
                 stacks[left].append(_select(one, at_left) @ _select(other, at_right))
             else:

@@ -17,6 +17,7 @@ from torch.distributions import Distribution, constraints
 
 from tn_core.chain import log_partition, marginals
 from tn_core.cores import Boundary, Grouped, index_on
+from tn_core.evidence import Given
 from tn_core.sampling import sample
 from tn_priors.labels import can_look_at
 from tn_priors.pathwise import pathwise
@@ -110,21 +111,25 @@ class ChainMixture(Distribution):
         if self._validate_args and can_look_at(value) and not bool(torch.isfinite(value).all()):
             raise ValueError("values must be finite, got NaN or infinity")
 
-    def _with_values(self, value: Tensor) -> dict[int, Tensor]:
-        """The evidence together with that of values of the whole event, by position."""
+    def _densities(self, value: Tensor) -> Tensor:
+        """The log densities of a value's components, (*batch, d, N)."""
         self._check(value)
-        densities = normal_log_density(value.unsqueeze(-1), self.means, self.deviations)
-        return {**self.evidence, self.positions: densities}
+        return normal_log_density(value.unsqueeze(-1), self.means, self.deviations)
+
+    def with_values(self, value: Tensor) -> Given:
+        """The evidence together with that of values of the whole event."""
+        every: dict[int | tuple[int, ...], Tensor] = dict(self.evidence.items())
+        return every | {self.positions: self._densities(value)}
 
     def log_joint(self, value: Tensor) -> Tensor:
         """log Z of the evidence and the value: the density's numerator."""
-        return log_partition(self.cores, self._with_values(value), boundary=self.boundary)
+        return log_partition(self.cores, self.with_values(value), boundary=self.boundary)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the exact log density (\*batch,) of values (\*batch, d), in nats."""
         if self._normalizer is None and not self.evidence:
             # one more row, of which nothing is known, gives the normaliser: cheaper than a pass of its own
-            known = self._with_values(value)[self.positions].reshape(-1, *self.means.shape)
+            known = self._densities(value).reshape(-1, *self.means.shape)
             rows = torch.cat([known, known.new_zeros(1, *self.means.shape)])
             log_z = log_partition(self.cores, {self.positions: rows}, boundary=self.boundary)
             log_p = (log_z[:-1] - log_z[-1]).reshape(value.shape[:-1])
@@ -168,7 +173,7 @@ class ChainMixture(Distribution):
     def component_posterior(self, value: Tensor) -> Tensor:
         r"""Returns p(s_k | z, evidence), (\*batch, d, N), for values z (\*batch, d)."""
         value = value.expand(*torch.broadcast_shapes(value.shape[:-1], self.batch_shape), *value.shape[-1:])
-        evidence = self._with_values(value)
+        evidence = self.with_values(value)
         found = marginals(self.cores, evidence, boundary=self.boundary, variables=self.positions)
         return found[..., : self.means.shape[1]]
 

@@ -75,8 +75,11 @@ def pathwise(
             continue
         j = dims[k]
         # p(s_k | z_{<k}) is proportional to the trace of prefix G[s] suffix
-        turned = suffixes[k + 1] @ prefix  # shape: (samples, rows, m, m)
-        p = turned.mT.flatten(-2) @ g.flatten(1).T
+        suffix = suffixes[k + 1]
+        if len(suffix) == 1:  # the same for all samples: it joins the core
+            p = prefix.flatten(-2) @ (g @ suffix[0]).mT.flatten(1).T
+        else:
+            p = (suffix @ prefix).mT.flatten(-2) @ g.flatten(1).T  # shape: (samples, rows, N)
         p = p / p.sum(-1, keepdim=True)
         z = implicit_draw(drawn[..., j], p, means[j], deviations[j])
         found[j] = z

@@ -236,7 +236,7 @@ class TRIP(LazyDistribution):
         if not self.labels:
             raise ValueError("this prior has no labels")
         places, sizes = self._position[self.features :], self.sizes[self.features :]
-        found = self.chain.marginals(self(y)._with_values(z), variables=places, own_evidence=False)
+        found = self.chain.marginals(self(y).with_values(z), variables=places, own_evidence=False)
         return [found[..., j, :size] for j, size in enumerate(sizes)]
 
     @torch.no_grad()
