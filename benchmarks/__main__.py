@@ -1,4 +1,4 @@
-"""``python -m benchmarks chain [--device cuda] [--json FILE]``; see docs/performance.md."""
+"""``python -m benchmarks chain`` and ``python -m benchmarks closing``; see docs/performance.md."""
 
 import json as json_module
 import platform
@@ -89,5 +89,36 @@ def show(rows: list[dict[str, Any]]) -> None:
         print("  ".join(cells), flush=True)
 
 
+def closing(
+    run: str,
+    data: str = "mnist",
+    data_root: str = "data",
+    rank: int = 20,
+    closing_ranks: list[int] = [1, 2, 4, 8],  # noqa: B006
+    steps: int = 1_000,
+    seeds: int = 3,
+    json: Path | None = None,
+) -> None:
+    """Measures what the width of a ring's closing bond costs in held-out likelihood of a trained model's latents.
+
+    Args:
+        run: the folder of a trained VAE.
+        data: its data set.
+        data_root: where data sets keep their files.
+        rank: the core size.
+        closing_ranks: widths of the closing bond.
+        steps: gradient steps of each fit.
+        seeds: fits of each prior.
+        json: where to write the figures.
+    """
+    from benchmarks.closing import held_out, latents
+
+    train, test = latents(Path(run), data, data_root)
+    rows = held_out(train, test, rank, closing_ranks, steps, seeds)
+    show(rows)
+    if json is not None:
+        json.write_text(json_module.dumps({"about": about(torch.device("cpu")), "closing": rows}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    auto_cli({"chain": chain}, as_positional=False)
+    auto_cli({"chain": chain, "closing": closing}, as_positional=False)

@@ -37,17 +37,25 @@ class Yardstick(nn.Module):
         x = (z.unsqueeze(1) - self.means[k]) / self.deviations[k]
         return torch.exp(-0.5 * x**2) / (self.deviations[k] * math.sqrt(2 * math.pi))
 
+    def _identity(self) -> Tensor:
+        return torch.eye(self.rank, dtype=self.means.dtype, device=self.means.device)
+
     def _weights(self, variable: int, z: Tensor, y: Tensor | None) -> Tensor | None:
         """The weights (rows, N) of what is observed of a variable, None if it is marginalised out."""
         if variable < self.features:
             return self._density(z[:, variable], variable)
-        return None if y is None else known(y[:, variable - self.features], self.sizes[variable])
+        return None if y is None else self._known(y[:, variable - self.features], self.sizes[variable])
+
+    def _known(self, values: Tensor, size: int) -> Tensor:
+        """One-hot weights (rows, size), ones where a value is -1."""
+        one_hot = values.unsqueeze(1) == torch.arange(size, device=values.device)
+        return (one_hot | (values == -1).unsqueeze(1)).to(self.means.dtype)
 
     def log_prob(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Algorithm 1: log p(z, y), (rows,)."""
-        buff = torch.eye(self.rank, device=z.device).expand(len(z), -1, -1)
-        norm = torch.eye(self.rank, device=z.device)
-        log_buff, log_norm = torch.zeros(len(z), device=z.device), torch.zeros((), device=z.device)
+        norm = self._identity()
+        buff = norm.expand(len(z), -1, -1)
+        log_buff, log_norm = z.new_zeros(len(z)), z.new_zeros(())
         for variable, core in zip(self.order, self.cores, strict=True):
             core = core.abs()
             weights = self._weights(variable, z, y)
@@ -64,18 +72,17 @@ class Yardstick(nn.Module):
         """Equation 15: z_k from its conditional given those before it, (rows, features)."""
         cores = [core.abs() for core in self.cores]
         evidence = [
-            None if y is None or v < self.features else known(y[:, v - self.features], self.sizes[v])
+            None if y is None or v < self.features else self._known(y[:, v - self.features], self.sizes[v])
             for v in self.order
         ]
         # what comes after a variable, everything in it summed out but the labels known
-        after = [torch.eye(self.rank, device=cores[0].device).expand(1 if y is None else rows, -1, -1)]
+        after = [self._identity().expand(1 if y is None else rows, -1, -1)]
         for core, e in zip(reversed(cores[1:]), reversed(evidence[1:]), strict=True):
             matrix = core.sum(0) if e is None else torch.einsum("bs,sij->bij", e, core)
             product = matrix @ after[-1]
             after.append(product / product.norm(dim=(1, 2), keepdim=True))
         after.reverse()
-        buff = torch.eye(self.rank, device=cores[0].device).expand(rows, -1, -1)
-        z = torch.zeros(rows, self.features, device=cores[0].device)
+        buff = self._identity().expand(rows, -1, -1)
         drawn: dict[int, Tensor] = {}
         for k, (variable, core) in enumerate(zip(self.order, cores, strict=True)):
             if variable >= self.features:
@@ -87,7 +94,7 @@ class Yardstick(nn.Module):
                 p = p / p.sum(1, keepdim=True)
                 s = torch.multinomial(p.detach(), 1).squeeze(1)
                 means, deviations = self.means[variable], self.deviations[variable]
-                value = (means[s] + deviations[s] * torch.randn(rows, device=z.device)).detach()
+                value = (means[s] + deviations[s] * torch.randn_like(means[s])).detach()
                 if pathwise:
                     x = (value.unsqueeze(1) - means) / deviations
                     cdf = (p * torch.special.ndtr(x)).sum(1)
@@ -109,9 +116,3 @@ class Yardstick(nn.Module):
                 columns.append(self.log_prob(z, y))
             found.append(torch.stack(columns, 1).softmax(1))
         return found
-
-
-def known(values: Tensor, size: int) -> Tensor:
-    """One-hot weights (rows, size), ones where a value is -1."""
-    one_hot = values.unsqueeze(1) == torch.arange(size, device=values.device)
-    return (one_hot | (values == -1).unsqueeze(1)).float()

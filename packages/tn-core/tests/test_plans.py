@@ -23,7 +23,7 @@ def plans_for(kind: str, n: int) -> list[Plan]:
     allowed = [TREE, SWEEP]
     if kind.endswith("train"):
         allowed.append(VECTORS)
-    if n >= 4 and (kind.endswith("train") or kind == "ring"):
+    if n >= 4:
         allowed.append(SEGMENTS)
     return allowed
 
@@ -147,6 +147,8 @@ def test_the_choice_of_a_plan() -> None:
     assert _pick([10] * 100, 20, 128) == SEGMENTS
     assert _pick([10] * 100, 50, 128) == SWEEP
     assert _pick([10] * 100, 100, 128) == SWEEP
+    assert _pick([10] * 100, 10, 128, train=True) == SEGMENTS
+    assert _pick([10] * 100, 20, 128, train=True) == VECTORS
     assert _pick([10] * 100, 50, 128, train=True) == VECTORS
     assert _pick([10] * 100, 50, 1, evidence=False) == TREE
     assert _pick([10] * 100, 20, 128, cuda=True) == TREE
@@ -292,6 +294,26 @@ def test_wrong_closing_ranks() -> None:
         TensorChain([2, 2], 4, closing_rank=5)
     with pytest.raises(ValueError, match="a train has no closing bond"):
         TensorChain([2, 2], 4, "train", closing_rank=1)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 40])
+@pytest.mark.parametrize("boundary", ["ring", "train"])
+def test_autocast_changes_nothing(boundary: Boundary, rank: int) -> None:
+    """Networks may be in bfloat16; the chain stays in the dtype of its cores, also where evidence comes in bfloat16."""
+    chain = TensorChain([3] * 9, rank, boundary)
+    evidence = torch.randn(5, 9, 3).bfloat16().requires_grad_()
+
+    def everything(autocast: bool) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            log_z = chain.log_partition(evidence)
+            torch.manual_seed(0)
+            others = [chain.marginals(evidence), chain.sample(evidence, (3,)), chain.mode(evidence)[1]]
+        # as everywhere with autocast, the backward pass is not in its scope
+        return [log_z, *torch.autograd.grad(log_z.sum(), [evidence, *chain.parameters()]), *others]
+
+    found, expected = everything(True), everything(False)
+    assert found[0].dtype == torch.float32
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("boundary", ["ring", "train"])

@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from tn_core.components import build
 from tn_core.plugins import PluginHost
 from tn_core.storage import describe, load_model, save_model
-from tn_core.training import Items, SeedEpochs, batches
+from tn_core.training import DataOnDevice, Items, SeedEpochs, batches
 from tn_priors import TRIP, TTLP, GaussianMixture, StandardNormal
 from tn_vae import MLP, VAE
 
@@ -191,6 +191,23 @@ def test_pretrained_variant_fits_the_prior_afterwards():
     prior.fit = fit
     trainer(3, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
     assert seen["after"] > seen["before"] + 0.1
+
+
+def test_batches_are_put_together_where_the_data_lie():
+    """The same batches as ever; on a device nothing but tensors of that device."""
+    items = Items(torch.randint(256, (10, 2), dtype=torch.uint8), torch.arange(10).unsqueeze(1))
+    before = list(batches(items, 4, seed=3))
+    model = nn.Linear(1, 1)
+    model.device = torch.device("cpu")
+    DataOnDevice(items).on_fit_start(None, model)
+    after = list(batches(items, 4, seed=3))
+    assert [len(x) for x, _ in after] == [4, 4, 2]
+    assert torch.cat([y for _, y in after]).flatten().sort().values.tolist() == list(range(10))
+    for one, other in zip(before, after, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    model.device = torch.device("meta")  # a device without memory: any copy back would fail
+    DataOnDevice(items).on_fit_start(None, model)
+    assert {t.device.type for batch in batches(items, 4, seed=3) for t in batch} == {"meta"}
 
 
 def test_batches_without_labels():

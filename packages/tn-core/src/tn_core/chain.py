@@ -17,7 +17,7 @@ positions to tensors (\*batch, N_k), and from tuples of positions to tensors (\*
 variables being unknown; or None, all unknown. Variables without evidence are contracted once for the whole batch where
 that is faster.
 
-How the arithmetic is done is in :mod:`tn_core.plans`.
+How the arithmetic is done is in :mod:`tn_core.plans`. It is done in the dtype of the cores, under autocast too.
 
 References:
     Kuznetsov et al., A Prior of a Googol Gaussians, 2019: equations 1 and 2, algorithm 2.
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tn_core.cores import Boundary, Cores, Grouped, group, take
+from tn_core.cores import Boundary, Cores, Grouped, group, take, without_autocast
 from tn_core.evidence import Evidence, Part, Weights, weigh
 from tn_core.plans import contract
 
@@ -61,7 +61,8 @@ def log_partition(cores: Cores, log_evidence: Evidence = None, *, boundary: Boun
     """
     chain = group(cores, boundary)
     weights = weigh(chain, log_evidence)
-    z, log_scale = contract(chain, weights, boundary)
+    with without_autocast(chain.like):
+        z, log_scale = contract(chain, weights, boundary)
     return (log_or_minus_infinity(z) + log_scale + weights.log_scale).reshape(weights.batch)
 
 
@@ -100,7 +101,7 @@ def marginals(
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     # a derivative is taken here, which tensors made in inference mode do not allow: work on copies
     inference = torch.is_inference_mode_enabled()
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(chain.like):
         if not differentiable:
             chain = chain.with_cores([g.clone() if inference else g.detach() for _, g in chain.groups])
             copies = tuple((number, some, e.clone() if inference else e.detach()) for number, some, e in weights.parts)

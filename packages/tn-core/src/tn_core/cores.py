@@ -9,6 +9,7 @@ with non-negative matrices G_k[s] of shape (m_k, m_{k+1}); a ring closes: m_{n+1
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Boundary", "Cores", "Grouped", "group", "index_on", "take"]
+__all__ = ["Boundary", "Cores", "Grouped", "group", "index_on", "take", "without_autocast"]
 
 Boundary = Literal["ring", "train"]
 
@@ -112,6 +113,15 @@ def group(cores: Cores, boundary: Boundary) -> Grouped:
         positions.setdefault(g.shape[0], []).append(k)
     pad = [torch.nn.functional.pad(g, (0, m - g.shape[2], 0, m - g.shape[1])) for g in cores]
     return Grouped(tuple((tuple(ks), torch.stack([pad[k] for k in ks])) for ks in positions.values()), bonds)
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    """A context in which products keep the dtype of their factors.
+
+    A chain multiplies hundreds of matrices: rounded to bfloat16, its logarithm would be off by tenths of a nat.
+    """
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def take(stack: Tensor, index: Sequence[int]) -> Tensor:

@@ -80,7 +80,7 @@ def weigh(chain: Grouped, log_evidence: Evidence) -> Weights:
             # in the order of the group, so that the cores need not be put in another
             which = sorted((j for j, k in enumerate(ks) if k in index), key=lambda j: index[ks[j]])
             if which:
-                found = take(flat, which)[..., : g.shape[1]]
+                found = take(flat, which)[..., : g.shape[1]].to(g.dtype)
                 peak = _peak(found)
                 log_scale = log_scale + peak.sum((0, 2))
                 parts.append((number, tuple(index[ks[j]] for j in which), torch.exp(found - peak)))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tn_core.chain import log_or_minus_infinity
-from tn_core.cores import Boundary, Cores, group
-from tn_core.evidence import Evidence, by_position, weigh
+from tn_core.cores import Boundary, Cores, Grouped, group, without_autocast
+from tn_core.evidence import Evidence, Weights, by_position, weigh
 from tn_core.tree import leaves, product_tree
 
 __all__ = ["mode"]
@@ -43,12 +43,22 @@ def mode(
     """
     chain = group(cores, boundary).plain
     weights = weigh(chain, log_evidence)
-    n, m, rows = len(chain.sizes), chain.width, weights.rows
+    n = len(chain.sizes)
     searched = set(range(n) if variables is None else variables)
     if beam < 1:
         raise ValueError(f"beam must be at least 1, got {beam}")
     if not searched <= set(range(n)):
         raise ValueError(f"variables must be positions from 0 to {n - 1}, got {sorted(searched)}")
+    with without_autocast(chain.like):
+        states, log_weight = _search(chain, weights, searched, boundary, beam)
+    return states.reshape(*weights.batch, n), (log_weight + weights.log_scale).reshape(weights.batch)
+
+
+def _search(
+    chain: Grouped, weights: Weights, searched: set[int], boundary: Boundary, beam: int
+) -> tuple[Tensor, Tensor]:
+    """The states found, (rows, n), and their log weights, (rows,)."""
+    n, m, rows = len(chain.sizes), chain.width, weights.rows
     matrices = product_tree(leaves(chain, weights))[0][0]  # rescaled: only ratios matter for the search
     # a ring keeps the whole product and closes it by a trace, a train keeps a vector and closes it by a sum
     opening = torch.eye(m) if boundary == "ring" else torch.ones(1, m)
@@ -82,7 +92,4 @@ def mode(
         log_weight = log_weight[row, parent] + peak.log()
     total = prefix.diagonal(dim1=-2, dim2=-1).sum(-1) if boundary == "ring" else prefix.sum((-2, -1))
     log_total, best = (log_weight + log_or_minus_infinity(total)).max(1)
-    return (
-        states[row.squeeze(1), best].reshape(*weights.batch, n),
-        (log_total + weights.log_scale).reshape(weights.batch),
-    )
+    return states[row.squeeze(1), best], log_total

@@ -72,20 +72,23 @@ class _Machine:
     Attributes:
         step: seconds for one step of a sweep (some five operators).
         level: seconds for one level of the tree.
-        rate: multiplications and additions a second in products of matrices.
-        tree_rate: the same in the tree, whose products go through memory.
+        rate: multiplications and additions a second in products of large matrices.
+        narrow: the width of the bonds at which a row's product has half that rate.
+        tree_rate: the rate in the tree, whose products go through memory.
         bandwidth: bytes a second.
     """
 
     step: float
     level: float
     rate: float
+    narrow: float
     tree_rate: float
     bandwidth: float
 
 
-_CPU = _Machine(step=25e-6, level=80e-6, rate=1.5e11, tree_rate=2e10, bandwidth=1e10)
-_CUDA = _Machine(step=50e-6, level=100e-6, rate=2e13, tree_rate=1e13, bandwidth=1e12)
+_CPU = _Machine(step=25e-6, level=80e-6, rate=2.2e11, narrow=30, tree_rate=2e10, bandwidth=1e10)
+# no figures yet: a guess in which the depth decides
+_CUDA = _Machine(step=50e-6, level=100e-6, rate=2e13, narrow=30, tree_rate=1e13, bandwidth=1e12)
 _SIDE = 4  # segments of a sweep over narrow bonds; from 4 to 10 it makes no difference
 _CACHE = 2**22  # bytes that a step of segments side by side may touch; beyond, they are slower than one after another
 
@@ -141,7 +144,7 @@ def choose(shape: _Shape) -> Plan:
         if shape.train:
             plans.append(Plan("vectors"))
         fits = 3 * 4 * _SIDE * shape.rows * shape.rank**2 <= _CACHE
-        if fits and len(shape.sizes) >= 2 * _SIDE and (shape.train or shape.carried == shape.rank):
+        if fits and len(shape.sizes) >= 2 * _SIDE:
             plans.append(Plan("matrices", _SIDE))
     return min(plans, key=lambda plan: _seconds(plan, shape))
 
@@ -157,13 +160,14 @@ def _seconds(plan: Plan, shape: _Shape) -> float:
         return math.ceil(math.log2(n)) * machine.level + emission / machine.rate + products / machine.tree_rate
     if plan.kind == "vectors":
         return n * machine.step + 2 * rows * m**2 * (values + n - sum(shape.has_evidence)) / machine.rate
+    rate = machine.rate * m / (m + machine.narrow)
     if plan.side == 1:
-        return n * machine.step + 2 * rows * m**2 * (values + n * shape.carried) / machine.rate
+        return n * machine.step + 2 * rows * m**2 * (values + n * shape.carried) / rate
     # every variable gets weights, all of the largest size; if sizes differ, the cores are copied for that
     largest = max(shape.sizes)
     operations = 2 * rows * m**2 * (n * largest + (n + plan.side) * m)
     copied = 0 if shape.uniform else 2 * 4 * n * largest * m**2
-    return (n / plan.side + 2 * plan.side) * machine.step + operations / machine.rate + copied / machine.bandwidth
+    return (n / plan.side + 2 * plan.side) * machine.step + operations / rate + copied / machine.bandwidth
 
 
 def contract(chain: Grouped, weights: Weights, boundary: Boundary, plan: Plan | None = None) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from tn_core.cores import Boundary, Cores, Grouped, group, index_on, take
+from tn_core.cores import Boundary, Cores, Grouped, group, index_on, take, without_autocast
 from tn_core.evidence import Evidence, Weights, weigh
 from tn_core.plans import Plan, rows_at_once
 from tn_core.tree import Level, Where, leaves, product_tree
@@ -49,7 +49,8 @@ def sample(
     samples = math.prod(sample_shape)
     at_once = rows_at_once(Plan("tree"), chain, weights, boundary)
     pieces = [weights] if weights.rows <= at_once else weights.split(at_once)
-    states = [_draw_states(chain, piece, samples, boundary) for piece in pieces]
+    with without_autocast(chain.like):
+        states = [_draw_states(chain, piece, samples, boundary) for piece in pieces]
     joined = states[0] if len(states) == 1 else torch.cat(states, 1)
     return joined.reshape(*sample_shape, *weights.batch, joined.shape[-1])
 

@@ -16,7 +16,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from tn_core.chain import log_partition, marginals
-from tn_core.cores import Boundary, Grouped, index_on
+from tn_core.cores import Boundary, Grouped, index_on, without_autocast
 from tn_core.evidence import Given
 from tn_core.sampling import sample
 from tn_priors.labels import can_look_at
@@ -161,7 +161,8 @@ class ChainMixture(Distribution):
         """
         value = self.sample(sample_shape)
         evidence = self._spread_evidence()
-        return pathwise(value, self.cores, self.boundary, self.positions, self.means, self.deviations, evidence)
+        with without_autocast(value):
+            return pathwise(value, self.cores, self.boundary, self.positions, self.means, self.deviations, evidence)
 
     def component_probabilities(self) -> Tensor:
         r"""Returns p(s_k | evidence), (\*batch, d, N)."""

@@ -1,0 +1,82 @@
+"""The benchmarks run and compare what is the same: the yardstick agrees with the library. No time is asserted."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.yardstick import Yardstick  # noqa: E402
+
+from tn_priors import TRIP  # noqa: E402
+
+
+@pytest.fixture
+def pair() -> tuple[TRIP, Yardstick]:
+    """A prior with labels, and the yardstick with its parameters."""
+    torch.manual_seed(0)
+    prior = TRIP(6, 4, 3, labels=[3, 2], deviation=0.7).double()
+    return prior, Yardstick(prior)
+
+
+def test_the_yardstick_has_the_same_density_and_gradients(pair: tuple[TRIP, Yardstick]) -> None:
+    prior, yardstick = pair
+    z = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([[0, 1], [2, -1], [-1, 0], [-1, -1], [1, 1]])
+    torch.testing.assert_close(yardstick.log_prob(z), prior().log_prob(z))
+    torch.testing.assert_close(yardstick.log_prob(z, y), prior.log_prob_joint(z, y))
+    for one, other in (
+        (yardstick.log_prob(z), prior().log_prob(z)),
+        (yardstick.log_prob(z, y), prior.log_prob_joint(z, y)),
+    ):
+        torch.testing.assert_close(torch.autograd.grad(one.sum(), z)[0], torch.autograd.grad(other.sum(), z)[0])
+
+
+def test_the_yardstick_imputes_the_same(pair: tuple[TRIP, Yardstick]) -> None:
+    prior, yardstick = pair
+    z = torch.randn(5, 6, dtype=torch.float64)
+    for one, other in zip(yardstick.label_posteriors(z), prior.label_posteriors(z), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("labels", [None, [2, 0]])
+def test_the_yardstick_draws_from_the_same(pair: tuple[TRIP, Yardstick], labels: list[int] | None) -> None:
+    """Means within five standard errors: one false alarm in 10^5 runs of this fixed seed."""
+    prior, yardstick = pair
+    count = 20_000
+    y = None if labels is None else torch.tensor(labels).expand(count, 2)
+    p = prior() if labels is None else prior(torch.tensor(labels))
+    with torch.no_grad():
+        z = yardstick.sample(count, y)
+        error = (z.mean(0) - p.mean) / (p.variance / count).sqrt()
+    assert (error.abs() < 5).all()
+
+
+def test_the_command_writes_what_it_measures(tmp_path: Path) -> None:
+    sizes = ["--ranks", "[1,5]", "--n", "6", "--batch", "4", "--lengths", "[3]", "--batches", "[2]"]
+    options = [*sizes, "--tables", "[ranks,growth]", "--seconds", "0.01", "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "chain", *options], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["about"]["torch"] == torch.__version__
+    compared = [row for row in found["ranks"] if "times faster than the yardstick" in row]
+    assert {row["rank"] for row in compared} == {1, 5}
+    assert {row["operation"] for row in compared} >= {"log density + backward", "sample given labels", "imputation"}
+    assert all(row["ms"] > 0 for row in compared)
+    assert all(row["peak MB"] > 0 for row in compared)
+    assert {row["n"] for row in found["growth"]} == {3, 6}
+
+
+def test_an_unknown_table_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "chain", "--tables", "[rank]"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "tables are ranks, growth, long, training; not rank" in done.stderr
