@@ -146,7 +146,8 @@ def choose(shape: _Shape) -> Plan:
         fits = 3 * 4 * _SIDE * shape.rows * shape.rank**2 <= _CACHE
         if fits and len(shape.sizes) >= 2 * _SIDE:
             plans.append(Plan("matrices", _SIDE))
-    return min(plans, key=lambda plan: _seconds(plan, shape))
+    costs = [_seconds(plan, shape) for plan in plans]
+    return plans[costs.index(min(costs))]  # torch.compile before torch 2.7 knows no min(..., key=...)
 
 
 def _seconds(plan: Plan, shape: _Shape) -> float:

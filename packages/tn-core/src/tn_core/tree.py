@@ -144,7 +144,7 @@ def touched(is_batched: Sequence[bool]) -> int:
     """How many products of the tree carry the batch."""
     count, level = 0, list(is_batched)
     while len(level) > 1:
-        joint = [a or b for a, b in zip(level[::2], level[1::2], strict=False)]
+        joint = [level[i] or level[i + 1] for i in range(0, len(level) - 1, 2)]
         count += sum(joint)
         level = joint + level[2 * len(joint) :]
     return count
