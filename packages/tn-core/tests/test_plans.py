@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tn_core.chain import log_or_minus_infinity
 from tn_core.cores import Boundary, Grouped, group
 from tn_core.evidence import Evidence, Weights, weigh
 from tn_core.plans import Plan, choose, contract
+from tn_core.tree import leaves, product_tree, step_up, touched
 
 TREE, SWEEP, SEGMENTS, VECTORS = Plan("tree"), Plan("matrices"), Plan("matrices", 4), Plan("vectors")
 
@@ -56,6 +59,26 @@ def test_every_plan_against_enumeration(kind: str, n: int, plan: Plan, zeros: bo
     for evidence in (full, {k: full[:, k, : sizes[k]] for k in range(n) if k != n // 2 or n == 1}):
         expected = log_weights(cores, boundary, evidence).logsumexp(-1)
         torch.testing.assert_close(by_plan(plan, chain, evidence, boundary), expected, atol=1e-10, rtol=1e-10)
+
+
+def test_every_pattern_of_evidence_in_a_tree() -> None:
+    """At every level the nodes multiply to the chain; what has no evidence goes first, so little carries the batch."""
+    n, m, rows = 9, 3, 2
+    cores, full = torch.rand(n, 2, m, m, dtype=torch.float64), torch.randn(rows, n, 2, dtype=torch.float64)
+    for pattern in product((False, True), repeat=n):
+        seen = torch.tensor(pattern).view(n, 1)
+        matrices = torch.einsum("rks,ksab->krab", full.where(seen, 0).exp(), cores)
+        weights = weigh(chain := group(cores, "train"), {k: full[:, k] for k in range(n) if pattern[k]} or None)
+        levels, _ = product_tree(leaves(chain, weights))
+        for level in levels:
+            nodes = [level.matrix(i).expand(rows, m, m) for i in range(len(level.where))]
+            found, expected = reduce(torch.matmul, nodes), reduce(torch.matmul, matrices)
+            # all levels leave out a scale
+            torch.testing.assert_close(found / found.sum((1, 2), True), expected / expected.sum((1, 2), True))
+        made = [p for level in levels[:-1] for p in step_up(level.where).products]
+        batched = sum(len(p.pairs) for p in made if p.left_batched or p.right_batched)
+        runs = sum(not has and (k == 0 or pattern[k - 1]) for k, has in enumerate(pattern))
+        assert batched == touched(pattern) == (sum(pattern) + runs - 1 if any(pattern) else 0)
 
 
 def soft(sizes: Sequence[int], rows: int) -> Tensor:

@@ -9,7 +9,7 @@ only what lies above batched evidence carries the batch.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from tn_core.cores import Boundary, Cores, Grouped, group, index_on, take, without_autocast
 from tn_core.evidence import Evidence, Weights, weigh
 from tn_core.plans import Plan, rows_at_once
-from tn_core.tree import Level, Where, leaves, product_tree
+from tn_core.tree import Index, Level, Product, leaves, product_tree, select, step_up
 
 __all__ = ["sample"]
 
@@ -58,30 +58,27 @@ def sample(
 def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Boundary) -> Tensor:
     """States (samples, rows, n)."""
     if weights.parts:
-        levels, _ = product_tree(leaves(chain, weights))
+        tree = _Tree.of(chain, weights)
     else:
-        if "levels" not in chain.cache:
-            chain.cache["levels"], _ = product_tree(leaves(chain, weights))
-        levels = chain.cache["levels"]
+        if "tree" not in chain.cache:
+            chain.cache["tree"] = _Tree.of(chain, weights)
+        tree = chain.cache["tree"]
     # one axis for samples and batch together: entry s * rows + r is sample s of batch row r
     row = torch.arange(weights.rows, device=chain.like.device).repeat(samples)
 
-    root = levels[-1].matrix(0)
     if boundary == "ring":
-        outer = root.diagonal(dim1=-2, dim2=-1)
+        outer = tree.root.diagonal(dim1=-2, dim2=-1)
         first = draw(outer[row] if outer.ndim == 2 else outer.repeat(len(row), 1))
         last = first
     else:
-        flat = root.flatten(-2)
+        flat = tree.root.flatten(-2)
         pair = draw(flat[row] if flat.ndim == 2 else flat.repeat(len(row), 1))
         first, last = pair // chain.width, pair % chain.width
     bonds = torch.stack([first, last])  # shape: (nodes + 1, entries)
-    for level in reversed(levels[:-1]):
-        # an odd node out has itself below, and no middle bond
-        inner = len(level.where) // 2
-        middle = draw(_middle_weights(level, row, bonds[: inner + 1]))
-        woven = torch.stack([bonds[:inner], middle], 1).flatten(0, 1)
-        bonds = torch.cat([woven, bonds[inner:]])
+    for level, table in reversed(tree.steps):
+        step = step_up(level.where)
+        middle = [draw(_middle_weights(level, table, product, row, bonds)) for product in step.products]
+        bonds = torch.cat([bonds, *middle]).index_select(0, index_on(step.woven, bonds.device))
 
     found: list[Tensor] = []
     order: list[int] = []
@@ -100,53 +97,54 @@ def _draw_states(chain: Grouped, weights: Weights, samples: int, boundary: Bound
     return take(states, [place[k] for k in range(len(order))]).T.unflatten(0, (samples, weights.rows))
 
 
-def _middle_weights(level: Level, row: Tensor, bonds: Tensor) -> Tensor:
-    """The weights of the middle bond of each pair given its outer ones (pairs + 1, entries): (pairs, entries, m)."""
-    if level.batched is not None or level.shared is None:
-        return _entries(level, 0, row, bonds[:-1]).mul_(_entries(level, 1, row, bonds[1:]))
-    # rows of the left matrices and columns of the right ones, looked up in one go
-    count, m = len(bonds) - 1, level.shared.shape[-1]
-    tables = torch.stack([level.shared[0 : 2 * count : 2], level.shared[1 : 2 * count : 2].mT]).view(-1, m)
-    base = torch.arange(0, 2 * count * m, m, device=row.device).view(2, count, 1)
-    place = base + bonds.unfold(0, count, 1).movedim(2, 1)  # shape: (2, pairs, entries)
-    left, right = tables.index_select(0, place.flatten()).view(*place.shape, m)
+@dataclass(frozen=True)
+class _Tree:
+    """What bonds are drawn by.
+
+    Attributes:
+        root: the product of all matrices.
+        steps: for each level below it, the lowest first, the level and, if any of its nodes without evidence are
+            multiplied, the rows of the left ones and the columns of the right ones, (2 * nodes * m, m).
+    """
+
+    root: Tensor
+    steps: tuple[tuple[Level, Tensor | None], ...]
+
+    @classmethod
+    def of(cls, chain: Grouped, weights: Weights) -> "_Tree":
+        levels, _ = product_tree(leaves(chain, weights))
+        return cls(levels[-1].matrix(0), tuple((level, cls._table(level)) for level in levels[:-1]))
+
+    @staticmethod
+    def _table(level: Level) -> Tensor | None:
+        for left, right, at_left, at_right, _ in step_up(level.where).products:
+            if not left and not right:
+                shared = level.stack(batched=False)
+                return torch.stack([select(shared, at_left), select(shared, at_right).mT]).view(-1, shared.shape[-1])
+        return None
+
+
+def _middle_weights(level: Level, table: Tensor | None, product: Product, row: Tensor, bonds: Tensor) -> Tensor:
+    """The weights (pairs, entries, m) of the middle bonds of pairs, given the bonds (nodes above + 1, entries)."""
+    pairs, device = len(product.pairs), bonds.device
+    outer = bonds.index_select(0, index_on((*product.pairs, *(u + 1 for u in product.pairs)), device))
+    if not product.left_batched and not product.right_batched:
+        assert table is not None
+        m = table.shape[-1]
+        place = outer.add_(index_on(tuple(range(0, len(table), m)), device).unsqueeze(1))
+        left, right = table.index_select(0, place.flatten()).view(2, pairs, -1, m)
+        return left.mul_(right)
+    first, second = outer.view(2, pairs, -1)
+    left = _entries(level.stack(product.left_batched), product.at_left, row, first)
+    right = _entries(level.stack(product.right_batched).mT, product.at_right, row, second)
     return left.mul_(right)
 
 
-def _entries(level: Level, side: int, row: Tensor, bond: Tensor) -> Tensor:
-    """Of the left (right) node of each pair the row (column) ``bond``, for each entry: (pairs, entries, m).
-
-    Shared and batched nodes are looked up in their own stacks, so that nothing is copied to the batch.
-    """
-    parts: list[Tensor] = []
-    order: list[int] = []
-    for stack, (nodes, places) in (
-        (level.shared, _side(level.where, side, False)),
-        (level.batched, _side(level.where, side, True)),
-    ):
-        if stack is None or not nodes:
-            continue
-        some = bond if len(nodes) == len(bond) else take(bond, nodes)
-        index = index_on(places, row.device).unsqueeze(1)  # shape: (nodes, 1)
-        looked_up = stack.mT if side else stack
-        if stack.ndim == 4:
-            parts.append(looked_up[index, row, some])
-        else:
-            m = stack.shape[-1]
-            place = torch.add(some, index, alpha=m).view(-1)
-            parts.append(looked_up.flatten(0, 1).index_select(0, place).view(*some.shape, m))
-        order += nodes
-    if len(parts) == 1:
-        return parts[0]
-    place_of = {node: j for j, node in enumerate(order)}
-    return take(torch.cat(parts), [place_of[j] for j in range(len(order))])
-
-
-@lru_cache(maxsize=4096)
-def _side(where: Where, side: int, is_batched: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The pairs whose left (right) node is batched (or not), and where in its stack it is."""
-    found = [(j, where[2 * j + side][1]) for j in range(len(where) // 2) if where[2 * j + side][0] is is_batched]
-    return tuple(j for j, _ in found), tuple(i for _, i in found)
+def _entries(matrices: Tensor, at: Index, row: Tensor, bond: Tensor) -> Tensor:
+    """Rows (nodes, entries, m), given by bonds (nodes, entries), of matrices (..., m, m) or (..., rows, m, m)."""
+    places = range(at.start, at.stop, at.step) if isinstance(at, slice) else at
+    node = index_on(tuple(places), row.device).unsqueeze(1)
+    return matrices[node, row, bond] if matrices.ndim == 4 else matrices[node, bond]
 
 
 def draw(weights: Tensor, dim: int = -1) -> Tensor:

@@ -1,11 +1,12 @@
 r"""The product of a chain's matrices by a pairwise tree: depth log2 n, and all intermediate products at hand.
 
-What has no evidence below it is computed once, without the batch.
+What has no evidence below it is computed once, without the batch; and first, so that few products carry the batch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +15,13 @@ from torch.nn import functional
 from tn_core.cores import Grouped, index_on, take
 from tn_core.evidence import Weights
 
-__all__ = ["Level", "Where", "leaves", "product_tree", "touched"]
+__all__ = ["Index", "Level", "Product", "leaves", "product_tree", "select", "step_up", "touched"]
 
-_AT_ONCE = 2**19  # numbers that stay in a processor's cache
+_AT_ONCE = 2**18  # numbers that stay in a processor's cache
 
 Where = tuple[tuple[bool, int], ...]
-"""For each node of a level whether it is batched, and its index among those that are as it is."""
-_Index = slice | tuple[int, ...]
+"""For each node of a level whether it is batched, and its index in the stack of those that are as it is."""
+Index = slice | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -40,54 +41,97 @@ class Level:
     def matrix(self, node: int) -> Tensor:
         """The matrix of a node: (m, m) if it is shared, else (rows, m, m)."""
         is_batched, index = self.where[node]
-        stack = self.batched if is_batched else self.shared
-        assert stack is not None
-        return stack[index]
+        return self.stack(is_batched)[index]
+
+    def stack(self, batched: bool) -> Tensor:
+        """The stack of the batched nodes, or of the shared ones; there must be any."""
+        found = self.batched if batched else self.shared
+        assert found is not None
+        return found
+
+
+class Product(NamedTuple):
+    """Some of the products of a step up the tree: those whose left nodes, and whose right ones, are (not) batched."""
+
+    left_batched: bool
+    right_batched: bool
+    at_left: Index
+    at_right: Index
+    pairs: tuple[int, ...]
+    """The nodes that they become in the level above."""
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """How the nodes of a level are multiplied in pairs, to give the level above.
+class Step:
+    """A step up the tree: which nodes are multiplied, and which move up as they are.
 
     Attributes:
-        products: for each combination that occurs of a left and a right node being batched, where they are in their
-            stacks; the products are stacked in this order.
-        odd: the last node, if it has no partner: whether it is batched, and its index.
+        products: in the order in which they are stacked in the level above, before the nodes that move up.
+        moved: where the nodes that move up are in the stacks of shared and of batched nodes.
         above: the level above.
+        woven: where the bonds between the nodes below are, if those between the nodes above and then the middle bonds
+            of the products are stacked.
     """
 
-    products: tuple[tuple[bool, bool, _Index, _Index], ...]
-    odd: tuple[bool, int] | None
+    products: tuple[Product, ...]
+    moved: tuple[Index | None, Index | None]
     above: Where
+    woven: tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
-def _pairs(where: Where) -> Pairs:
-    """The pairs of a level."""
-    count = len(where) // 2
-    products, above, stacked = [], {}, {True: 0, False: 0}
-    for left, right in ((True, True), (True, False), (False, True), (False, False)):
-        some = [i for i in range(count) if (where[2 * i][0], where[2 * i + 1][0]) == (left, right)]
-        if some:
-            at_left, at_right = ([where[2 * i + side][1] for i in some] for side in (0, 1))
-            products.append((left, right, _as_index(at_left), _as_index(at_right)))
-            is_batched = left or right
-            above.update({i: (is_batched, stacked[is_batched] + j) for j, i in enumerate(some)})
-            stacked[is_batched] += len(some)
-    odd = where[-1] if len(where) % 2 else None
-    if odd is not None:
-        above[count] = (odd[0], stacked[odd[0]])
-    return Pairs(tuple(products), odd, tuple(above[i] for i in range(len(above))))
+def step_up(where: Where) -> Step:
+    """Pairs of neighbours: of shared ones as long as there are any, so that few products carry the batch."""
+    flags = [is_batched for is_batched, _ in where]
+    starts = _starts(flags)
+    # what a node above is made of: its node below, or a pair of them
+    made_of: dict[tuple[bool, ...], list[int]] = {}
+    for u, (i, end) in enumerate(zip(starts, [*starts[1:], len(where)], strict=True)):
+        made_of.setdefault(tuple(flags[i:end]), []).append(u)
+    products: list[Product] = []
+    moved: list[Index | None] = [None, None]
+    above: list[tuple[bool, int]] = [(False, 0)] * len(starts)
+    woven = [[u] for u in range(len(starts))]
+    stacked, middle = [0, 0], len(starts) + 1
+    for kind in ((True, True), (True, False), (False, True), (False, False), (True,), (False,)):
+        some = made_of.get(kind, [])
+        if not some:
+            continue
+        at = [_as_index([where[starts[u] + side][1] for u in some]) for side in range(len(kind))]
+        is_batched = any(kind)
+        if len(kind) == 2:
+            products.append(Product(kind[0], kind[1], at[0], at[1], tuple(some)))
+        else:
+            moved[is_batched] = at[0]
+        for u in some:
+            above[u] = (is_batched, stacked[is_batched])
+            stacked[is_batched] += 1
+            if len(kind) == 2:
+                woven[u].append(middle)
+                middle += 1
+    order = (*(bond for bonds in woven for bond in bonds), len(starts))
+    return Step(tuple(products), (moved[0], moved[1]), tuple(above), order)
 
 
-def _as_index(index: Sequence[int]) -> _Index:
+def _starts(is_batched: Sequence[bool]) -> list[int]:
+    """The first of each pair of neighbours that are multiplied, and each node that moves up alone."""
+    starts, i, count = [], 0, len(is_batched)
+    only_shared = any(not is_batched[i] and not is_batched[i + 1] for i in range(count - 1))
+    while i < count:
+        starts.append(i)
+        pair = i + 1 < count and not (only_shared and (is_batched[i] or is_batched[i + 1]))
+        i += 2 if pair else 1
+    return starts
+
+
+def _as_index(index: Sequence[int]) -> Index:
     """Indices as a slice, if they are evenly spaced and ascending."""
     step = index[1] - index[0] if len(index) > 1 else 1
     even = step > 0 and list(index) == list(range(index[0], index[-1] + 1, step))
     return slice(index[0], index[-1] + 1, step) if even else tuple(index)
 
 
-def _select(stack: Tensor, index: _Index) -> Tensor:
+def select(stack: Tensor, index: Index) -> Tensor:
     """The entries of a stack: a view where they are evenly spaced."""
     return stack[index] if isinstance(index, slice) else stack.index_select(0, index_on(index, stack.device))
 
@@ -144,9 +188,10 @@ def touched(is_batched: Sequence[bool]) -> int:
     """How many products of the tree carry the batch."""
     count, level = 0, list(is_batched)
     while len(level) > 1:
-        joint = [level[i] or level[i + 1] for i in range(0, len(level) - 1, 2)]
-        count += sum(joint)
-        level = joint + level[2 * len(joint) :]
+        starts = _starts(level)
+        ends = [*starts[1:], len(level)]
+        level = [any(level[i:end]) for i, end in zip(starts, ends, strict=True)]
+        count += sum(is_one and end - i == 2 for is_one, i, end in zip(level, starts, ends, strict=True))
     return count
 
 
@@ -154,37 +199,38 @@ def product_tree(level: Level) -> tuple[list[Level], Tensor]:
     """All levels of the pairwise product tree, the root last, and the log of what was divided out on the way.
 
     Every matrix is divided by its largest entry, a constant to autograd, so that neither a long chain nor small
-    cores leave the range of the dtype. An odd node out moves up a level as it is.
+    cores leave the range of the dtype.
 
     Returns:
         The levels, and (rows,), or () if nothing is batched.
     """
     peaks: list[Tensor] = []
-    level = _rescale(level, peaks)
+    shared, batched = (None if m is None else _rescaled(m, peaks) for m in (level.shared, level.batched))
+    level = Level(shared, batched, level.where)
     levels = [level]
     while len(level.where) > 1:
-        joint = _pairs(level.where)
-        stacks: dict[bool, list[Tensor]] = {True: [], False: []}
-        for left, right, at_left, at_right in joint.products:
-            one, other = level.batched if left else level.shared, level.batched if right else level.shared
-            assert one is not None
-            assert other is not None
+        step = step_up(level.where)
+        stacks: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for left, right, at_left, at_right, _ in step.products:
+            one, other = level.stack(left), level.stack(right)
             if left is right:
-                stacks[left].append(_select(one, at_left) @ _select(other, at_right))
+                products = select(one, at_left) @ select(other, at_right)
             else:
-                stacks[True].append(_mixed(one, other, at_left, at_right))
-        if joint.odd is not None:
-            stacks[joint.odd[0]].append(level.matrix(len(level.where) - 1).unsqueeze(0))
-        level = _rescale(Level(_joined(stacks[False]), _joined(stacks[True]), joint.above), peaks)
+                products = _mixed(one, other, at_left, at_right)
+            stacks[left or right].append(_rescaled(products, peaks))
+        for flag, at in zip((False, True), step.moved, strict=True):
+            if at is not None:
+                stacks[flag].append(select(level.stack(flag), at))
+        level = Level(_joined(stacks[False]), _joined(stacks[True]), step.above)
         levels.append(level)
-    shared, batched = ([p for p in peaks if p.ndim == ndim] for ndim in (1, 2))
-    log_scale = torch.cat(shared).log().sum() if shared else torch.cat(batched).log().sum(0)
-    if shared and batched:
-        log_scale = log_scale + torch.cat(batched).log().sum(0)
+    of_shared, of_batched = ([p for p in peaks if p.ndim == ndim] for ndim in (1, 2))
+    log_scale = torch.cat(of_shared).log().sum() if of_shared else torch.cat(of_batched).log().sum(0)
+    if of_shared and of_batched:
+        log_scale = log_scale + torch.cat(of_batched).log().sum(0)
     return levels, log_scale
 
 
-def _mixed(left: Tensor, right: Tensor, at_left: _Index, at_right: _Index) -> Tensor:
+def _mixed(left: Tensor, right: Tensor, at_left: Index, at_right: Index) -> Tensor:
     """Products (nodes, rows, m, m) of nodes of which one is shared, (nodes, m, m), and one batched.
 
     A node at a time, as a matrix that is the same for the batch would be copied for each of its rows.
@@ -203,20 +249,15 @@ def _mixed(left: Tensor, right: Tensor, at_left: _Index, at_right: _Index) -> Te
     return torch.stack(products) if out is None else out
 
 
-def _places(index: _Index) -> Sequence[int]:
+def _places(index: Index) -> Sequence[int]:
     return range(index.start, index.stop, index.step) if isinstance(index, slice) else index
 
 
-def _rescale(level: Level, peaks: list[Tensor]) -> Level:
-    """Divides every matrix by its largest entry; appends the divisors, (nodes,) and (nodes, rows)."""
-    scaled = []
-    for matrices in (level.shared, level.batched):
-        if matrices is not None:
-            # where a matrix is zero it is divided by one
-            peak = functional.threshold(matrices.detach().amax((-2, -1)), 0, 1)
-            peaks.append(peak)
-            divisor = peak[..., None, None]
-            # in place where no derivative is recorded; a node that only moved up is divided by one
-            matrices = matrices / divisor if matrices.requires_grad else matrices.div_(divisor)
-        scaled.append(matrices)
-    return Level(scaled[0], scaled[1], level.where)
+def _rescaled(matrices: Tensor, peaks: list[Tensor]) -> Tensor:
+    """Every matrix divided by its largest entry; appends the divisors, (nodes,) or (nodes, rows)."""
+    # where a matrix is zero it is divided by one
+    peak = functional.threshold(matrices.detach().amax((-2, -1)), 0, 1)
+    peaks.append(peak)
+    divisor = peak[..., None, None]
+    # in place where no derivative is recorded
+    return matrices / divisor if matrices.requires_grad else matrices.div_(divisor)
