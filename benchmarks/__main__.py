@@ -20,6 +20,7 @@ def chain(
     ranks: list[int] = [1, 10, 20, 50, 100],  # noqa: B006
     lengths: list[int] = [10, 100, 1_000, 10_000],  # noqa: B006
     batches: list[int] = [10, 100, 1_000, 10_000],  # noqa: B006
+    components: list[int] = [5, 20, 40],  # noqa: B006
     n: int = 100,
     batch: int = 128,
     tables: list[str] = list(TABLES),  # noqa: B006
@@ -33,12 +34,13 @@ def chain(
         ranks: core sizes of the first table.
         lengths: numbers of variables of the table of growth.
         batches: batch sizes of the table of growth.
+        components: numbers of components of the table of growth.
         n: the number of variables of the first table.
         batch: the batch size.
         tables: any of ranks, growth, long (10,000 variables trained in a process of their own), training.
         seconds: how long each group of cases takes turns.
     """
-    from benchmarks.chain import by_rank, growth
+    from benchmarks.chain import COMPONENTS, by_rank, growth
     from benchmarks.training import loop_overhead, share_of_the_prior
 
     unknown = sorted(set(tables) - set(TABLES))
@@ -56,8 +58,9 @@ def chain(
     for rank in ranks if "ranks" in tables else ():
         report("ranks", by_rank(rank, n, batch, where, seconds))
     if "growth" in tables:
-        for length, rows in [(length, batch) for length in lengths] + [(n, rows) for rows in batches]:
-            report("growth", growth(length, rows, 20, where, seconds))
+        sizes = [(length, batch, COMPONENTS) for length in lengths] + [(n, rows, COMPONENTS) for rows in batches]
+        for length, rows, count in sizes + [(n, batch, count) for count in components]:
+            report("growth", growth(length, rows, count, 20, where, seconds))
     if "long" in tables and where.type == "cpu":
         command = [sys.executable, "-m", "benchmarks.long"]
         report("long", [json_module.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)])

@@ -72,13 +72,13 @@ def by_rank(rank: int, n: int, rows: int, device: torch.device, seconds: float) 
     return [{"operation": "matrix product", "rank": rank, "GFLOP/s": rate / 1e9}, *found]
 
 
-def growth(n: int, rows: int, rank: int, device: torch.device, seconds: float) -> list[dict[str, Any]]:
-    """Time and memory of the log density and of samples for a number of variables and a batch."""
+def growth(n: int, rows: int, components: int, rank: int, device: torch.device, seconds: float) -> list[dict[str, Any]]:
+    """Time and memory of the log density and of samples by the numbers of variables, rows and components."""
     torch.manual_seed(0)
     found = []
     boundaries: tuple[Boundary, ...] = ("ring", "train")
     for boundary in boundaries:
-        prior = TRIP(n, COMPONENTS, rank, boundary=boundary).to(device)
+        prior = TRIP(n, components, rank, boundary=boundary).to(device)
         z = prior().sample((rows,))
         cases: dict[str, Callable[[], object]] = {
             "log density": without_gradients(partial(density, prior, z)),
@@ -86,7 +86,8 @@ def growth(n: int, rows: int, rank: int, device: torch.device, seconds: float) -
             "sample": without_gradients(partial(draw, prior, rows)),
         }
         for operation, time in interleaved(cases, device, seconds).items():
-            row = {"prior": boundary, "operation": operation, "rank": rank, "n": n, "batch": rows, "ms": time}
+            row: dict[str, Any] = {"prior": boundary, "operation": operation, "rank": rank, "n": n, "batch": rows}
+            row |= {"components": components, "ms": time}
             row["microseconds a variable and row"] = time * 1e3 / (n * rows)
             found.append(row | {"peak MB": peak_megabytes(cases[operation], device)})
     return found

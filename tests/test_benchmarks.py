@@ -58,7 +58,20 @@ def test_the_yardstick_draws_from_the_same(pair: tuple[TRIP, Yardstick], labels:
 
 
 def test_the_command_writes_what_it_measures(tmp_path: Path) -> None:
-    sizes = ["--ranks", "[1,5]", "--n", "6", "--batch", "4", "--lengths", "[3]", "--batches", "[2]"]
+    sizes = [
+        "--ranks",
+        "[1,5]",
+        "--n",
+        "6",
+        "--batch",
+        "4",
+        "--lengths",
+        "[3]",
+        "--batches",
+        "[2]",
+        "--components",
+        "[3]",
+    ]
     options = [*sizes, "--tables", "[ranks,growth]", "--seconds", "0.01", "--json", str(tmp_path / "found.json")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "chain", *options], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -72,6 +85,7 @@ def test_the_command_writes_what_it_measures(tmp_path: Path) -> None:
     assert all(row["ms"] > 0 for row in compared)
     assert all(row["peak MB"] > 0 for row in compared)
     assert {row["n"] for row in found["growth"]} == {3, 6}
+    assert {row["components"] for row in found["growth"]} == {3, 10}
 
 
 def test_an_unknown_table_is_named() -> None:
