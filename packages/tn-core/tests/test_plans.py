@@ -81,6 +81,20 @@ def test_every_pattern_of_evidence_in_a_tree() -> None:
         assert batched == touched(pattern) == (sum(pattern) + runs - 1 if any(pattern) else 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_are_normal_numbers_or_zero(dtype: torch.dtype) -> None:
+    """Subnormal ones would make every product that meets them slow; all others are exact."""
+    lowest = math.log(torch.finfo(dtype).tiny)
+    logs = torch.linspace(1.3 * lowest, 0, 1001, dtype=dtype, requires_grad=True)
+    weights = weigh(group(torch.rand(1, 1001, 2, 2, dtype=dtype), "ring"), logs.view(1, 1, -1)).parts[0][2].flatten()
+    kept = logs >= lowest + 1
+    expected = logs.detach().double().exp().where(kept, 0).to(dtype)
+    torch.testing.assert_close(weights.detach(), expected, rtol=1e-5, atol=0)
+    (slopes,) = torch.autograd.grad(weights.sum(), logs)
+    assert torch.equal(slopes, weights.detach())
+    assert not bool(((weights > 0) & (weights < torch.finfo(dtype).tiny)).any())
+
+
 def soft(sizes: Sequence[int], rows: int) -> Tensor:
     """Evidence without zeros."""
     exists = torch.arange(max(sizes)) < torch.tensor(list(sizes)).unsqueeze(1)
