@@ -160,5 +160,5 @@ def draw(weights: Tensor, dim: int = -1) -> Tensor:
     if dim == -1:
         found = torch.searchsorted(cumulative, level, right=True).squeeze(dim)
     else:
-        found = (cumulative <= level).sum(dim)
+        found = cumulative.le_(level).sum(dim).long()  # as floating-point numbers: sums of booleans are slow
     return found.clamp_max_(weights.shape[dim] - 1)
