@@ -1,4 +1,4 @@
-"""``python -m benchmarks chain`` and ``python -m benchmarks closing``; see docs/performance.md."""
+"""``python -m benchmarks chain``, ``closing`` and ``precision``; see docs/performance.md."""
 
 import json as json_module
 import platform
@@ -123,5 +123,20 @@ def closing(
         json.write_text(json_module.dumps({"about": about(torch.device("cpu")), "closing": rows}, indent=1) + "\n")
 
 
+def precision(ranks: list[int] = [20, 50, 100], json: Path | None = None) -> None:  # noqa: B006
+    """Measures what TF32 and bfloat16 would do to a log density.
+
+    Args:
+        ranks: core sizes.
+        json: where to write the figures.
+    """
+    from benchmarks.precision import errors
+
+    rows = [row for rank in ranks for row in errors(rank)]
+    show(rows)
+    if json is not None:
+        json.write_text(json_module.dumps({"about": about(torch.device("cpu")), "precision": rows}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    auto_cli({"chain": chain, "closing": closing}, as_positional=False)
+    auto_cli({"chain": chain, "closing": closing, "precision": precision}, as_positional=False)

@@ -11,6 +11,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.precision import errors  # noqa: E402
 from benchmarks.yardstick import Yardstick  # noqa: E402
 
 from tn_priors import TRIP  # noqa: E402
@@ -94,3 +95,9 @@ def test_an_unknown_table_is_named() -> None:
     )
     assert done.returncode != 0
     assert "tables are ranks, growth, long, training; not rank" in done.stderr
+
+
+def test_the_fewer_bits_the_larger_the_error() -> None:
+    """float32's error is also that of the emulation without rounding: a few units in the last place of 100 nats."""
+    found = {row["format"]: row["largest"] for row in errors(rank=3, n=6, rows=16)}
+    assert found["float32"] < 1e-4 < found["TF32"] < found["bfloat16"] < 1
