@@ -126,6 +126,31 @@ def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) 
     assert models[0] == models[1]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        "VAE --model.prior TRIP --model.prior.rank 3 --model.reinitialize fit --model.reinitialize_every 1",
+        "VAE --model.prior VampPrior --model.prior.components 5 --model.prior.start data",
+        "CPVAE --model.prior.components 5",
+        "HVAE --model.prior GaussianMixture",
+    ],
+)
+def test_every_model_measured_on_data_drawn_anew(tn: Tn, tmp_path: Path, killer: str, model: str) -> None:
+    """With dynamic binarisation and a validation set, whose best epoch is kept: the same after a kill."""
+    data = ("--data", "digits", "--data.binarize", "true", "--data.train_size", "200")
+    options = ("--features", "4", "--epochs", "4", "--batch_size", "32", "--validation", "40", "--patience", "2")
+    line = ("fit", "--model", *model.split(), *data, *options)
+    done = tn(*line, "--out", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = tn(*line, "--out", tmp_path / "run", PYTHONPATH=killer, KILL_AT="os.rename:/last.ckpt:2")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = tn("fit", "--resume", "--out", tmp_path / "run")
+    assert resumed.returncode == 0, resumed.stderr
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
+    assert models[0] == models[1]
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
 def test_interrupted_by_the_keyboard(
     environment: dict[str, str], tn: Tn, whole: Path, tmp_path: Path, killer: str
 ) -> None:

@@ -46,6 +46,23 @@ class Model:
         self.network, self.prior, self.features, self.beta = network, prior, features, beta
 
 
+class Sized:
+    """Says what its network is to be made for, by its prior."""
+
+    def __init__(
+        self,
+        network: Annotated[object, Component("networks", "net", "network_size")],
+        prior: Annotated[object, Component("priors", "Prior")],
+        features: int,
+        extra: int = 5,
+    ) -> None:
+        self.network, self.prior = network, prior
+
+    @staticmethod
+    def network_size(features: int, prior: Prior, extra: int, **_: object) -> dict[str, object]:
+        return {"shape": (features, prior.rank, extra)}
+
+
 def buggy() -> None:
     """Raises what is no mistake of the user."""
     raise RuntimeError("a bug")
@@ -58,7 +75,7 @@ def host() -> PluginHost:
         SimpleNamespace(
             priors=hookimpl(lambda: {"Prior": Prior, "Flow": Flow, "Lazy": f"{__name__}:Prior", "buggy": buggy}),
             networks=hookimpl(lambda: {"net": net}),
-            models=hookimpl(lambda: {"Model": Model}),
+            models=hookimpl(lambda: {"Model": Model, "Sized": Sized}),
         )
     )
     return host
@@ -123,9 +140,18 @@ def test_what_is_provided_yields_to_what_is_written(host: PluginHost) -> None:
 
 
 def test_only_arguments_that_exist_are_provided(host: PluginHost) -> None:
-    everything = {"shape": (1,), "features": 2, "labels": [4], "root": "here"}
+    everything = {"shape": (1,), "features": 2, "outputs": 3, "labels": [4], "root": "here"}
     assert set(everything) == set(PROVIDED)
     assert build({"name": "net"}, "networks", host, **everything) == {"shape": (1,), "width": 8}
+
+
+def test_a_component_is_sized_by_its_surroundings(host: PluginHost) -> None:
+    """What sizes another component is built first, whatever their order."""
+
+    spec = {"name": "Sized", "network": {"name": "net"}, "prior": {"name": "Prior", "rank": 7}}
+    built = build(spec, "models", host, shape=(1,), features=2)
+    assert built.network["shape"] == (2, 7, 5)
+    assert build({**spec, "extra": 6}, "models", host, shape=(1,), features=2).network["shape"] == (2, 7, 6)
 
 
 @pytest.mark.parametrize(

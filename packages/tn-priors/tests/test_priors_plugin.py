@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 from zuko.lazy import LazyDistribution
 
 import tn_priors
@@ -21,8 +22,10 @@ def host():
 
 
 @pytest.mark.parametrize("name", sorted(plugin.priors()))
-def test_every_prior_is_built_from_features_alone(host, name):
-    prior = build({"name": name}, "priors", host, features=3)
+def test_every_prior_is_built_from_its_surroundings_alone(host, name):
+    prior = build({"name": name}, "priors", host, features=3, shape=(2,))
+    if name == "VampPrior":  # made of a model's posteriors
+        prior.bind(lambda x: Independent(Normal(x.mean(-1, True).expand(-1, 3), x.new_ones(3)), 1))
     assert isinstance(prior, LazyDistribution)
     assert prior().log_prob(prior().sample((2,))).shape == (2,)
 

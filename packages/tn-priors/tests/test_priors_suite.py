@@ -5,7 +5,7 @@ import torch
 import zuko
 from trip_oracle import Dense
 
-from tn_priors import TRIP, TTLP, Categorical, Continuous, GaussianMixture, StandardNormal
+from tn_priors import TRIP, TTLP, Categorical, Continuous, GaussianMixture, StandardNormal, VampPrior
 from tn_priors.testing import LabelledPriorSuite, PriorSuite
 
 
@@ -42,6 +42,30 @@ class TestGaussianMixture(PriorSuite):
 class TestFixedGaussianMixture(Fixed, TestGaussianMixture):
     def make(self):
         return GaussianMixture(2, 3, learnable=False)
+
+
+class TestVampPrior(PriorSuite):
+    """With a posterior that depends on all of a pseudo-input."""
+
+    def make(self):
+        prior = VampPrior((4,), 3, noise=0.3)
+        prior.bind(self.posterior)
+        return prior
+
+    @staticmethod
+    def posterior(x):
+        normal = torch.distributions.Normal(3 * x[..., :2] - 1, 0.2 + x[..., 2:])
+        return torch.distributions.Independent(normal, 1)
+
+    def build(self, seed=None):
+        prior = super().build(seed)
+        with torch.no_grad():  # inside [0, 1], where the pseudo-inputs have a gradient
+            prior.pseudo_inputs.clamp_(0.05, 0.95)
+        return prior
+
+    def oracle(self, prior, z):
+        p = self.posterior(prior.pseudo_inputs)
+        return p.log_prob(z.unsqueeze(1)).logsumexp(1) - torch.log(torch.tensor(3.0).double())
 
 
 class TestTRIP(PriorSuite):

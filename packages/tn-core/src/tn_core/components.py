@@ -21,7 +21,7 @@ from tn_core.plugins import PluginHost
 
 __all__ = ["PROVIDED", "Component", "Spec", "build", "components_of"]
 
-PROVIDED = ("shape", "features", "labels", "root")
+PROVIDED = ("shape", "features", "outputs", "labels", "root")
 """Arguments that the surroundings fill in."""
 
 Spec = dict[str, Any]
@@ -34,10 +34,14 @@ class Component:
     Attributes:
         kind: where its name is looked up.
         default: the name taken by the command line if none is given.
+        sized_by: the name of a static method of the class that has the argument: given the other arguments and what the
+            surroundings know, all by name, it returns what this component is to be told instead, such as a network
+            its number of ``outputs``.
     """
 
     kind: Kind
     default: str | None = None
+    sized_by: str | None = None
 
 
 def components_of(target: Callable[..., Any]) -> dict[str, Component]:
@@ -81,12 +85,16 @@ def build(spec: Mapping[str, Any], kind: Kind, host: PluginHost, **provided: Any
         accepted = inspect.signature(target).parameters
     except (TypeError, ValueError):
         raise UserError(f"{name} cannot be built: it does not say what arguments it takes") from None
-    for key, component in inner.items():
+    # what another one is sized by comes first
+    for key, component in sorted(inner.items(), key=lambda item: item[1].sized_by is not None):
         given = arguments.get(key, component.default)
         if isinstance(given, str):
             given = {"name": given}
         if isinstance(given, Mapping):
-            arguments[key] = build(given, component.kind, host, **provided)
+            known = dict(provided)
+            if component.sized_by is not None:
+                known |= getattr(target, component.sized_by)(**provided | _defaults(accepted) | arguments)
+            arguments[key] = build(given, component.kind, host, **known)
     for key, value in provided.items():
         if key in accepted and value is not None:
             arguments.setdefault(key, value)
@@ -98,3 +106,7 @@ def build(spec: Mapping[str, Any], kind: Kind, host: PluginHost, **provided: Any
         return target(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def _defaults(accepted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    return {name: p.default for name, p in accepted.items() if p.default is not p.empty}

@@ -37,6 +37,8 @@ def fit(
     epochs: int = 10,
     batch_size: int = 128,
     seed: int = 0,
+    validation: int = 0,
+    patience: int | None = None,
     data_root: str = "data",
     resume: bool = False,
     accelerator: str = "auto",
@@ -57,6 +59,9 @@ def fit(
         epochs: how often to go through the training data.
         batch_size: items a step (and process).
         seed: of everything random; the same seed gives the same run.
+        validation: how many of the training items to hold out, to measure the model on after every epoch. The model of
+            the best epoch is kept.
+        patience: stop after so many epochs without a better one.
         data_root: where data sets keep their files.
         resume: go on from the last checkpoint in ``out``; the other options are read from there.
         accelerator: "auto", "cpu", "gpu", as in Lightning.
@@ -71,6 +76,10 @@ def fit(
     folder = Path(out)
     check_range(1, features=features, epochs=epochs, batch_size=batch_size)
     check_range(0, MOST_SEED, seed=seed)
+    check_range(0, validation=validation)
+    check_range(1, patience=patience)
+    if patience is not None and not validation:
+        raise UserError("--patience needs items to measure on: --validation 10000, say")
     first = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0  # of several processes
     if first:
         _check_folder(folder, resume)
@@ -84,18 +93,28 @@ def fit(
         raise UserError(f"tn fit needs {error.name}: python -m pip install 'tn-core[train]'") from None
     import torch
 
-    from tn_core.training import DataOnDevice, History, Items, LastCheckpoint, SeedEpochs, batches
+    from tn_core import training
 
     host = default_host()
     source = build(data, "datasets", host, root=data_root)
     train = source.split("train")
     _check_data(train)
+    if validation >= len(train):
+        raise UserError(f"--validation {validation} leaves nothing to train on: there are {len(train)} training items")
     torch.manual_seed(seed)
     config = describe(model, data, source.shape, source.labels, features=features, seed=seed, epochs=epochs)
     module = build_model(config, host)
-    items = Items(train.x, train.observed)
+    items, held = training.Items(train.x, train.observed, train.dynamic), None
     if not isinstance(module, lightning.LightningModule):
         raise UserError(f"{model['name']} cannot be trained: it is no LightningModule")
+    keeping: list[Any] = []
+    if validation:
+        if type(module).validation_step is lightning.LightningModule.validation_step:
+            raise UserError(f"{model['name']} has no validation_step: train it without --validation")
+        items, held = training.hold_out(items, validation, seed)
+        keeping.append(training.BestWeights(folder))
+        if patience is not None:
+            keeping.append(lightning.callbacks.EarlyStopping(training.VALIDATION, patience=patience, mode="max"))
 
     terminal = sys.stderr.isatty()
     bars = [lightning.callbacks.TQDMProgressBar(refresh_rate=20)] if terminal else []
@@ -108,10 +127,11 @@ def fit(
         precision=precision,
         default_root_dir=folder,
         callbacks=[
-            SeedEpochs(seed),
-            DataOnDevice(items),
-            History(folder / HISTORY, quiet=terminal),
-            LastCheckpoint(folder / CHECKPOINT),
+            training.SeedEpochs(seed),
+            training.DataOnDevice(*filter(None, (items, held))),
+            training.History(folder / HISTORY, quiet=terminal),
+            *keeping,
+            training.LastCheckpoint(folder / CHECKPOINT),
             *bars,
         ],
         enable_progress_bar=terminal,
@@ -130,7 +150,8 @@ def fit(
     try:
         trainer.fit(
             module,
-            batches(items, batch_size, seed),
+            training.batches(items, batch_size, seed),
+            None if held is None else training.batches(held, batch_size, seed),
             ckpt_path=checkpoint if goes_on else None,
             weights_only=True if goes_on else None,  # the checkpoint may come from elsewhere
         )
@@ -210,6 +231,7 @@ def _quiet_trainer(lightning: Any, **arguments: Any) -> Any:
         return lightning.Trainer(
             enable_model_summary=False,
             use_distributed_sampler=False,
+            inference_mode=False,  # what validation computes may be kept for training
             num_sanity_val_steps=0,
             **arguments,
         )

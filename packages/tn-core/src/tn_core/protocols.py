@@ -36,11 +36,14 @@ class Split:
         x: the data, (items, *shape); uint8 stands for [0, 1] in steps of 1/255.
         labels: the true labels, long (items, labels); -1 where the data set itself has none.
         hidden: bool (items, labels), True where training must not see the label.
+        dynamic: whether x holds probabilities, from which training draws zeros and ones anew whenever it uses them
+            (dynamic binarisation).
     """
 
     x: "Tensor"
     labels: "Tensor"
     hidden: "Tensor"
+    dynamic: bool = False
 
     @property
     def observed(self) -> "Tensor":

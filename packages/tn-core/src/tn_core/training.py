@@ -17,14 +17,28 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tn_core.protocols import to_float
 from tn_core.storage import WRITING, write_text
 
-__all__ = ["DataOnDevice", "EpochBatches", "History", "Items", "LastCheckpoint", "SeedEpochs", "batches"]
+__all__ = [
+    "VALIDATION",
+    "BestWeights",
+    "DataOnDevice",
+    "EpochBatches",
+    "History",
+    "Items",
+    "LastCheckpoint",
+    "SeedEpochs",
+    "batches",
+    "hold_out",
+]
+
+VALIDATION = "validation_elbo"
+"""What a model logs in its validation step; the higher the better."""
 
 
 class Items(Dataset[tuple[Tensor, Tensor]]):
@@ -33,17 +47,25 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
     Arguments:
         x: data (items, *shape), uint8 or float.
         y: labels, long (items, labels).
+        dynamic: whether data are probabilities: a batch is then of zeros and ones drawn from them.
     """
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
+    def __init__(self, x: Tensor, y: Tensor, dynamic: bool = False) -> None:
+        self.x, self.y, self.dynamic = x, y, dynamic
+        self._generator: torch.Generator | None = None
+
+    def start_epoch(self, seed: int) -> None:
+        """Fixes what is drawn in the coming epoch: a loader may fetch before torch's own generator is seeded for it."""
+        if self.dynamic:
+            self._generator = torch.Generator(self.x.device).manual_seed(seed)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         index = index.to(self.x.device)
-        return to_float(self.x[index]), self.y[index]
+        x = to_float(self.x[index])
+        return torch.bernoulli(x, generator=self._generator) if self.dynamic else x, self.y[index]
 
 
 class EpochBatches(Sampler[Tensor]):
@@ -76,8 +98,20 @@ class EpochBatches(Sampler[Tensor]):
         # a generator reads the epoch when the first batch is asked for: Lightning may set it after calling iter()
         rank, world = self._share()
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        self.items.start_epoch(_mix(self.seed, self.epoch))
         order = torch.randperm(len(self.items), generator=generator).to(self.items.x.device)
         yield from order.split(self.batch_size)[rank::world][: len(self)]
+
+
+def hold_out(items: Items, count: int, seed: int) -> tuple[Items, Items]:
+    """Splits items at random into those to train on and ``count`` others; data to be drawn are drawn once for these."""
+    generator = torch.Generator().manual_seed(seed)
+    held, kept = torch.randperm(len(items), generator=generator).split([count, len(items) - count])
+    kept = kept.sort().values
+    x = items.x[held]
+    if items.dynamic:
+        x = torch.bernoulli(to_float(x), generator=generator).to(x.dtype) * (1 if x.is_floating_point() else 255)
+    return Items(items.x[kept], items.y[kept], items.dynamic), Items(x, items.y[held])
 
 
 def _mix(seed: int, epoch: int) -> int:
@@ -98,10 +132,10 @@ class DataOnDevice(Callback):
     A batch is then put together where it is used, instead of being copied at every step.
 
     Arguments:
-        items: the training data.
+        items: the training data, and what else is gone through at every epoch.
     """
 
-    def __init__(self, items: Items) -> None:
+    def __init__(self, *items: Items) -> None:
         self.items = items
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,9 +143,10 @@ class DataOnDevice(Callback):
         device = pl_module.device
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            if self.items.x.nbytes + self.items.y.nbytes > free // 2:
+            if sum(items.x.nbytes + items.y.nbytes for items in self.items) > free // 2:
                 return
-        self.items.x, self.items.y = self.items.x.to(device), self.items.y.to(device)
+        for items in self.items:
+            items.x, items.y = items.x.to(device), items.y.to(device)
 
 
 class SeedEpochs(Callback):
@@ -140,6 +175,25 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             os.replace(temporary, self.path)
+
+
+class BestWeights(ModelCheckpoint):
+    """Keeps the weights of the epoch with the highest validation bound, and puts them back at the end of training.
+
+    Arguments:
+        folder: where the file ``best.ckpt`` is kept while training goes on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder, "best", monitor=VALIDATION, mode="max", save_weights_only=True, enable_version_counter=False
+        )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Every process reads the same file."""
+        if self.best_model_path:
+            found = torch.load(self.best_model_path, map_location=pl_module.device, weights_only=True)
+            pl_module.load_state_dict(found["state_dict"])
 
 
 class History(Callback):

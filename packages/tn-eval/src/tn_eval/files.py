@@ -128,6 +128,8 @@ class CelebA(DownloadableImages):
         missing: share of the training labels to hide, from 0 to 1; each label of each item on its own.
         missing_seed: seed of the choice of hidden labels.
         train_size: keep only this many training items, a fixed random choice; all of them if not given.
+        binarize: make images of zeros and ones, drawn with the grey values as probabilities: test images once and for
+            all, training images anew whenever they are used.
     """
 
     shape: tuple[int, ...] = (3, 64, 64)
@@ -141,9 +143,15 @@ class CelebA(DownloadableImages):
         missing: float = 0.0,
         missing_seed: int = 0,
         train_size: int | None = None,
+        binarize: bool = False,
     ) -> None:
         super().__init__(
-            root=root, download=download, missing=missing, missing_seed=missing_seed, train_size=train_size
+            root=root,
+            download=download,
+            missing=missing,
+            missing_seed=missing_seed,
+            train_size=train_size,
+            binarize=binarize,
         )
         chosen = CELEBA_ATTRIBUTES if attributes is None else attributes
         for name in chosen:

@@ -32,12 +32,16 @@ class Images(ABC):
         missing: share of the training labels to hide, from 0 to 1; each label of each item on its own.
         missing_seed: seed of the choice of hidden labels.
         train_size: keep only this many training items, a fixed random choice; all of them if not given.
+        binarize: make images of zeros and ones, drawn with the grey values as probabilities: test images once and for
+            all, training images anew whenever they are used.
     """
 
     shape: tuple[int, ...]
     labels: Mapping[str, Sequence[str]]
 
-    def __init__(self, *, missing: float = 0.0, missing_seed: int = 0, train_size: int | None = None) -> None:
+    def __init__(
+        self, *, missing: float = 0.0, missing_seed: int = 0, train_size: int | None = None, binarize: bool = False
+    ) -> None:
         if not 0 <= missing <= 1:
             raise UserError(f"missing is a share from 0 to 1, not {missing}")
         if not 0 <= missing_seed < 2**32:
@@ -47,6 +51,7 @@ class Images(ABC):
         self.missing = missing
         self.missing_seed = missing_seed
         self.train_size = train_size
+        self.binarize = binarize
 
     def split(self, name: SplitName) -> Split:
         """Returns one part, ``"train"`` or ``"test"``; it is read once and kept."""
@@ -74,13 +79,16 @@ class Images(ABC):
             # after the draw: an item keeps its hidden labels whatever the size
             kept = np.sort(np.random.RandomState(0).permutation(len(x))[: self.train_size])
             x, labels, hidden = x[kept], labels[kept], hidden[kept]
-        return Split(torch.from_numpy(x), torch.from_numpy(labels), torch.from_numpy(hidden))
+        return Split(torch.from_numpy(x), torch.from_numpy(labels), torch.from_numpy(hidden), dynamic=self.binarize)
 
     @cached_property
     def _test(self) -> Split:
+        import numpy as np
         import torch
 
         x, labels = self._checked("test")
+        if self.binarize:
+            x = np.where(np.random.RandomState(0).random_sample(x.shape) * 255 < x, 255, 0).astype(np.uint8)
         return Split(torch.from_numpy(x), torch.from_numpy(labels), torch.zeros(labels.shape, dtype=torch.bool))
 
     def _checked(self, name: SplitName) -> "tuple[NDArray[Any], NDArray[Any]]":
@@ -108,6 +116,8 @@ class ImageFiles(Images):
         missing: share of the training labels to hide, from 0 to 1; each label of each item on its own.
         missing_seed: seed of the choice of hidden labels.
         train_size: keep only this many training items, a fixed random choice; all of them if not given.
+        binarize: make images of zeros and ones, drawn with the grey values as probabilities: test images once and for
+            all, training images anew whenever they are used.
     """
 
     remedy = "Name the folder that holds the data with --data-root."
@@ -119,8 +129,9 @@ class ImageFiles(Images):
         missing: float = 0.0,
         missing_seed: int = 0,
         train_size: int | None = None,
+        binarize: bool = False,
     ) -> None:
-        super().__init__(missing=missing, missing_seed=missing_seed, train_size=train_size)
+        super().__init__(missing=missing, missing_seed=missing_seed, train_size=train_size, binarize=binarize)
         self.root = Path(root).expanduser()
 
     def require(self, *files: str) -> None:
@@ -141,6 +152,8 @@ class DownloadableImages(ImageFiles):
         missing: share of the training labels to hide, from 0 to 1; each label of each item on its own.
         missing_seed: seed of the choice of hidden labels.
         train_size: keep only this many training items, a fixed random choice; all of them if not given.
+        binarize: make images of zeros and ones, drawn with the grey values as probabilities: test images once and for
+            all, training images anew whenever they are used.
     """
 
     remedy = "Fetch it with --data.download true, or name the folder that holds the data with --data-root."
@@ -153,8 +166,11 @@ class DownloadableImages(ImageFiles):
         missing: float = 0.0,
         missing_seed: int = 0,
         train_size: int | None = None,
+        binarize: bool = False,
     ) -> None:
-        super().__init__(root=root, missing=missing, missing_seed=missing_seed, train_size=train_size)
+        super().__init__(
+            root=root, missing=missing, missing_seed=missing_seed, train_size=train_size, binarize=binarize
+        )
         self.download = download
 
     def obtain(self, files: Sequence[str], fetch: Callable[[], object]) -> None:

@@ -11,8 +11,18 @@ if TYPE_CHECKING:
     from tn_priors.labels import Categorical, Continuous
     from tn_priors.simple import GaussianMixture, StandardNormal
     from tn_priors.trip import TRIP, TTLP
+    from tn_priors.vamp import VampPrior
 
-__all__ = ["TRIP", "TTLP", "Categorical", "ChainMixture", "Continuous", "GaussianMixture", "StandardNormal"]
+__all__ = [
+    "TRIP",
+    "TTLP",
+    "Categorical",
+    "ChainMixture",
+    "Continuous",
+    "GaussianMixture",
+    "StandardNormal",
+    "VampPrior",
+]
 
 _HOMES = {
     "TRIP": "tn_priors.trip",
@@ -22,6 +32,7 @@ _HOMES = {
     "Continuous": "tn_priors.labels",
     "GaussianMixture": "tn_priors.simple",
     "StandardNormal": "tn_priors.simple",
+    "VampPrior": "tn_priors.vamp",
 }
 
 

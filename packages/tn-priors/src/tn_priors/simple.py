@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from zuko.lazy import LazyDistribution
 
+from tn_core.cores import without_autocast
 from tn_priors.chain_mixture import normal_log_density
 from tn_priors.pathwise import implicit_draw
 
-__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal"]
+__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal", "expected_log_densities"]
 
 
 class StandardNormal(LazyDistribution):
@@ -202,13 +203,43 @@ class DiagonalMixture(MixtureSameFamily):
             log_weights = log_weights + normal_log_density(z.unsqueeze(-1), means[..., k], deviations[..., k])
         return torch.stack(found, -1)
 
-    def component_posterior(self, value: Tensor) -> Tensor:
-        r"""Returns p(c | z), (\*batch, components), for values z (\*batch, d)."""
+    def _joint(self, value: Tensor) -> Tensor:
+        r"""log p(z, c), (\*batch, components)."""
         if self._validate_args:
             self._validate_sample(value)
-        log_weights, _, _ = self._parameters()
-        joint = log_weights + self.component_distribution.log_prob(value.unsqueeze(-2))
-        return joint.softmax(-1)
+        log_weights, means, deviations = self._parameters()
+        return log_weights + expected_log_densities(value, torch.zeros_like(value), means, deviations)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""Returns the log density (\*batch,) of values (\*batch, d), in nats."""
+        return self._joint(value).logsumexp(-1)
+
+    def component_posterior(self, value: Tensor) -> Tensor:
+        r"""Returns p(c | z), (\*batch, components), for values z (\*batch, d)."""
+        return self._joint(value).softmax(-1)
+
+
+def expected_log_densities(mean: Tensor, deviation: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
+    r"""The expected log densities of diagonal Gaussians under a diagonal Gaussian; of deviation zero, at a point.
+
+    By two matrix products, so that nothing of the size batch times components times d is ever made.
+
+    Arguments:
+        mean: (\*batch, d).
+        deviation: (\*batch, d).
+        means: (components, d).
+        deviations: (components, d).
+
+    Returns:
+        (\*batch, components), in nats.
+    """
+    with without_autocast(mean):  # squares cancel here
+        centre = means.detach().mean(-2)
+        mean, means = mean - centre, means - centre.unsqueeze(-2)
+        precision = deviations.square().reciprocal()
+        squares = (mean.square() + deviation.square()) @ (0.5 * precision).mT - mean @ (means * precision).mT
+        constant = (0.5 * means.square() * precision + deviations.log()).sum(-1)
+        return -squares - constant - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
 
 
 def _no_labels(prior: LazyDistribution, y: object) -> None:

@@ -4,15 +4,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tn_vae.networks import DCGAN, MLP, Conv8, SmallConv
+    from tn_vae.cpvae import CPVAE
+    from tn_vae.cvae import CVAE
+    from tn_vae.hvae import HVAE
+    from tn_vae.jmvae import JMVAE
+    from tn_vae.networks import DCGAN, MLP, Conv8, GatedMLP, SmallConv
+    from tn_vae.telbo import TELBO
     from tn_vae.vae import VAE
 
-__all__ = ["DCGAN", "MLP", "VAE", "Conv8", "SmallConv"]
+__all__ = [
+    "CPVAE",
+    "CVAE",
+    "DCGAN",
+    "HVAE",
+    "JMVAE",
+    "MLP",
+    "TELBO",
+    "VAE",
+    "Conv8",
+    "GatedMLP",
+    "SmallConv",
+]
+
+_MODELS = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE")
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("tn-vae")
     if name in __all__:
-        return getattr(import_module("tn_vae.vae" if name == "VAE" else "tn_vae.networks"), name)
+        return getattr(import_module(f"tn_vae.{name.lower()}" if name in _MODELS else "tn_vae.networks"), name)
     raise AttributeError(f"module 'tn_vae' has no attribute {name!r}")

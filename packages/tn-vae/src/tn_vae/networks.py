@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["DCGAN", "MLP", "Conv8", "SmallConv"]
+__all__ = ["DCGAN", "MLP", "Conv8", "GatedMLP", "SmallConv"]
 
 
 class Pair(nn.Module):
@@ -61,6 +62,57 @@ def _dense(widths: Sequence[int]) -> list[nn.Module]:
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
     return layers
+
+
+class Gated(nn.Module):
+    """A linear layer times the sigmoid of another (Dauphin et al. 2017), Glorot's weights.
+
+    Arguments:
+        before: inputs.
+        after: outputs.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(before, 2 * after)
+        for half in self.linear.weight.chunk(2):
+            nn.init.xavier_uniform_(half)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, before) to (batch, after)."""
+        return functional.glu(self.linear(x))
+
+
+class GatedMLP(Pair):
+    """Fully connected gated layers, those of CP-VAE and of the VampPrior paper.
+
+    Arguments:
+        shape: of one item.
+        features: the number of latents.
+        outputs: of the encoder; None: twice the features.
+        hidden: widths of the encoder's layers; the decoder has them in reverse.
+
+    References:
+        Tomczak and Welling, VAE with a VampPrior, 2018, https://arxiv.org/abs/1705.07120
+        Lavda et al., Improving VAE generations of multimodal data, 2020, section 5
+    """
+
+    def __init__(
+        self, shape: Sequence[int], features: int, outputs: int | None = None, hidden: Sequence[int] = (300, 300)
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden must name at least one positive width, got {list(hidden)}")
+        size = math.prod(shape)
+        into = nn.Linear(hidden[-1], 2 * features if outputs is None else outputs)
+        out_of = nn.Linear(hidden[0], size)
+        for linear in (into, out_of):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        self.encoder = nn.Sequential(nn.Flatten(), *(Gated(*widths) for widths in pairwise([size, *hidden])), into)
+        back = (Gated(*widths) for widths in pairwise([features, *reversed(hidden)]))
+        self.decoder = nn.Sequential(*back, out_of, nn.Unflatten(1, tuple(shape)))
 
 
 class SmallConv(Pair):

@@ -12,34 +12,37 @@ References:
     Kuznetsov et al., A Prior of a Googol Gaussians (TRIP), 2019, sections 3.1 and 4
 """
 
-import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
-from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
+from tn_vae.autoencoder import Autoencoder, Likelihood, check_choice, check_not_negative, divergence
 
 __all__ = ["VAE"]
 
 
-class VAE(LightningModule):
+class VAE(Autoencoder):
     """Variational autoencoder with any prior.
 
-    Data are in [0, 1]. Bounds are in nats per example; the loss is the negative bound, averaged over the batch, plus
-    the weighted label term.
+    The loss is the negative bound, averaged over the batch, minus the weighted label term.
 
     Arguments:
         network: a pair with an ``encoder`` of twice as many outputs as there are latents, and a ``decoder``.
         prior: a module whose call returns a distribution over latents; if it has labels, those of the data.
-        likelihood: "bernoulli" (cross entropy; grey values count as probabilities) or "gaussian" (fixed deviation).
-        deviation: the standard deviation of the Gaussian likelihood.
+        likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
+            in (0, 1)) or "gaussian_real" (any means).
+        deviation: the standard deviation of the Gaussian likelihoods.
         fit_prior: "jointly" with the networks, or "afterwards": the networks are trained with a standard normal prior,
             then the prior is fitted to the latents ("pretrained VAE" of VAE-TTLP).
+        reinitialize: whether the prior starts again from the latents, after the first epoch and then every
+            ``reinitialize_every`` epochs: "never"; "random" as TRIP does it, one-dimensional mixtures and random cores;
+            "fit" by the prior's method ``fit``.
+        reinitialize_every: epochs (TRIP: 5).
         label_weight: the weight of log p(y_ob | z), in addition to its part in the bound; 0 is the papers' bound.
         warmup_steps: steps over which the weight of the divergence from the prior grows from 0.1 to 1.
         learning_rate: of the networks (Adam).
@@ -49,74 +52,53 @@ class VAE(LightningModule):
         ValueError: if a number is out of its range or the parts do not fit.
     """
 
-    network: Any  # an nn.Module, with the submodules encoder and decoder
-    prior: Any  # a LazyDistribution, perhaps with labels
-
     def __init__(
         self,
         network: Annotated[nn.Module, Component("networks", "SmallConv")],
         prior: Annotated[LazyDistribution, Component("priors", "TRIP")],
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+        likelihood: Likelihood = "bernoulli",
         deviation: float = 0.1,
         fit_prior: Literal["jointly", "afterwards"] = "jointly",
+        reinitialize: Literal["never", "random", "fit"] = "never",
+        reinitialize_every: int = 5,
         label_weight: float = 10.0,
         warmup_steps: int = 500,
         learning_rate: float = 2e-3,
         prior_learning_rate: float = 1e-2,
     ) -> None:
-        super().__init__()
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise ValueError(f"likelihood must be 'bernoulli' or 'gaussian', got {likelihood!r}")
-        if fit_prior not in ("jointly", "afterwards"):
-            raise ValueError(f"fit_prior must be 'jointly' or 'afterwards', got {fit_prior!r}")
-        if fit_prior == "afterwards" and not hasattr(prior, "fit"):
-            raise ValueError(f"fit_prior='afterwards' needs a prior with a method fit; {type(prior).__name__} has none")
-        for name, value in (("deviation", deviation), ("learning_rate", learning_rate)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        for name, value in (
-            ("label_weight", label_weight),
-            ("warmup_steps", warmup_steps),
-            ("prior_learning_rate", prior_learning_rate),
+        super().__init__(network, prior, likelihood, deviation, warmup_steps, learning_rate, prior_learning_rate)
+        check_choice(
+            fit_prior=(fit_prior, ("jointly", "afterwards")), reinitialize=(reinitialize, ("never", "random", "fit"))
+        )
+        for option, method, needed in (
+            (f"fit_prior={fit_prior!r}", "fit", fit_prior == "afterwards"),
+            (f"reinitialize={reinitialize!r}", "reinitialize", reinitialize == "random"),
+            (f"reinitialize={reinitialize!r}", "fit", reinitialize == "fit"),
         ):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        self.network, self.prior = network, prior
-        self.likelihood, self.deviation, self.fit_prior = likelihood, deviation, fit_prior
-        self.label_weight, self.warmup_steps = label_weight, warmup_steps
-        self.learning_rate, self.prior_learning_rate = learning_rate, prior_learning_rate
-
-    # the model: q(z | x), p(x | z), p(z, y)
-
-    def posterior(self, x: Tensor) -> Distribution:
-        """q(z | x): independent normals, batch (batch,), event (features,)."""
-        outputs = self.network.encoder(x)
-        latents = getattr(self.prior, "features", outputs.shape[-1] // 2)
-        if outputs.shape[-1] != 2 * latents:
-            raise ValueError(
-                f"the encoder gives {outputs.shape[-1]} numbers, a mean and a log deviation for "
-                f"{outputs.shape[-1] / 2:g} latents, but the prior has {latents}"
-            )
-        mean, log_deviation = outputs.chunk(2, -1)
-        # bounded smoothly, so that neither a tiny nor a huge deviation ends in NaN
-        deviation = torch.exp(7 * torch.tanh(log_deviation / 7))
-        return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) in nats: x (batch, *shape), z (*samples, batch, features); returns (*samples, batch)."""
-        logits = self.network.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
-        if self.likelihood == "bernoulli":
-            log_p = -functional.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-        else:
-            error = (x - torch.sigmoid(logits)) / self.deviation
-            log_p = -0.5 * error**2 - math.log(self.deviation) - 0.5 * math.log(2 * math.pi)
-        return log_p.flatten(z.ndim - 1).sum(-1)
+            if needed and not hasattr(prior, method):
+                raise ValueError(f"{option} needs a prior with a method {method}; {type(prior).__name__} has none")
+        if reinitialize_every < 1:
+            raise ValueError(f"reinitialize_every must be at least 1, got {reinitialize_every}")
+        check_not_negative(label_weight=label_weight)
+        self.fit_prior, self.label_weight = fit_prior, label_weight
+        self.reinitialize, self.reinitialize_every = reinitialize, reinitialize_every
 
     def log_joint(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(z, y_ob) in nats; without labels, or with a prior that has none, log p(z)."""
-        if y is None or not self._has_labels:
+        if y is None or not self.has_labels:
             return self.prior().log_prob(z)
         return self.prior.log_prob_joint(z, y)
+
+    def _divergence(self, q: Distribution, z: Tensor, y: Tensor | None) -> Tensor:
+        """Of q(z | x) from p(z, y_ob), (batch,)."""
+        if y is None or not self.has_labels:
+            return divergence(q, self.prior(), z)
+        return -self.prior.log_prob_joint(z, y) - q.entropy()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the prior is one over labels too; strangers' priors need not know the word."""
+        return bool(getattr(self.prior, "labels", ()))
 
     # bounds
 
@@ -124,53 +106,60 @@ class VAE(LightningModule):
         """A one-sample estimate of the lower bound of log p(x, y_ob), (batch,), in nats."""
         q = self.posterior(x)
         z = q.rsample()
-        return self.log_likelihood(x, z) + self.log_joint(z, y) + q.entropy()
+        return self.log_likelihood(x, z) - self._divergence(q, z, y)
 
-    def iwae(self, x: Tensor, y: Tensor | None = None, samples: int = 100) -> Tensor:
-        """The importance-weighted bound of log p(x, y_ob) with so many samples, (batch,), in nats."""
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+    def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
+        """log p(x | z) p(z, y_ob) / q(z | x) of posterior samples, (samples, batch)."""
         q = self.posterior(x)
         z = q.rsample((samples,))
-        log_w = self.log_likelihood(x, z) + self.log_joint(z, y) - q.log_prob(z)
-        return log_w.logsumexp(0) - math.log(samples)
+        return self.log_likelihood(x, z) + self.log_joint(z, y) - q.log_prob(z)
 
     # training
 
-    def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch ``x`` or ``(x, y)``: y long (batch, labels), -1 where unknown."""
-        x, y = (batch, None) if isinstance(batch, Tensor) else batch
+    def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of a batch, and what to log."""
         q = self.posterior(x)
         z = q.rsample()
         reconstruction = self.log_likelihood(x, z).mean()
-        if self.fit_prior == "afterwards":
-            joint = Normal(0.0, 1.0).log_prob(z).sum(-1).mean()
+        if self.trains_prior:
+            away = self._divergence(q, z, y).mean()
         else:
-            joint = self.log_joint(z, y).mean()
-        divergence = -joint - q.entropy().mean()
-        warm = min(1.0, 0.1 + 0.9 * self.global_step / self.warmup_steps) if self.warmup_steps else 1.0
-        loss = -reconstruction + warm * divergence
-        if y is not None and self._has_labels and self.label_weight > 0 and self.fit_prior == "jointly":
-            label = joint - self.prior().log_prob(z).mean()  # E_q log p(y_ob | z)
+            away = divergence(q, Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1), z).mean()
+        loss = self.warmth * away - reconstruction
+        found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
+        if y is not None and self.has_labels and self.label_weight > 0 and self.trains_prior:
+            # E_q log p(y_ob | z) = E_q [log p(z, y_ob) - log p(z)]
+            label = -(away + q.entropy().mean()) - self.prior().log_prob(z).mean()
             loss = loss - self.label_weight * label
-            self.log("log_p_labels", label, on_step=False, on_epoch=True, sync_dist=True)
-        values = {"elbo": reconstruction - divergence, "reconstruction": reconstruction, "divergence": divergence}
-        self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
-        return loss
+            found["log_p_labels"] = label
+        return loss, found
 
     @property
-    def _has_labels(self) -> bool:
-        """Whether the prior is one over labels too; strangers' priors need not know the word."""
-        return bool(getattr(self.prior, "labels", ()))
+    def trains_prior(self) -> bool:
+        """Whether the prior is trained together with the networks."""
+        return self.fit_prior == "jointly"
 
     def on_train_epoch_end(self) -> None:
-        """Fits the prior to the latents of the training data after the last epoch, if that was to be done afterwards.
+        """Fits the prior to the latents of the training data where that is asked for.
 
         Within the epoch, so that its checkpoint holds the fitted prior.
         """
-        if self.fit_prior == "afterwards" and self.trainer.current_epoch + 1 == self.trainer.max_epochs:
-            z, y = self.latents_of(self.trainer.train_dataloader)
-            self.prior.fit(z, y if self._has_labels else None)
+        last = self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        if not self.trains_prior:
+            if last:
+                self._start_prior_again("fit")
+        elif self.reinitialize != "never" and not last and self.trainer.current_epoch % self.reinitialize_every == 0:
+            self._start_prior_again(self.reinitialize)
+            optimiser = self.trainer.optimizers[0]
+            for parameter in self.prior.parameters():  # what it remembers is of another prior
+                optimiser.state.pop(parameter, None)
+
+    def _start_prior_again(self, how: str) -> None:
+        z, y = self.latents_of(self.trainer.train_dataloader)
+        if how == "fit":
+            self.prior.fit(z, y if self.has_labels else None)
+        else:
+            self.prior.reinitialize(z)
 
     @torch.no_grad()
     def latents_of(self, batches: Any, limit: int = 20_000) -> tuple[Tensor, Tensor | None]:
@@ -189,30 +178,7 @@ class VAE(LightningModule):
         self.train(training)
         return torch.cat(latents), torch.cat(labels) if labels else None
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, with a learning rate of its own for the prior."""
-        groups: list[dict[str, Any]] = [{"params": self.network.parameters(), "lr": self.learning_rate}]
-        learnable = [p for p in self.prior.parameters() if p.requires_grad]
-        if learnable and self.fit_prior == "jointly":
-            groups.append({"params": learnable, "lr": self.prior_learning_rate})
-        return torch.optim.Adam(groups)
-
     # use
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """The posterior's mean, (batch, features)."""
-        mean: Tensor = self.posterior(x).mean
-        return mean
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z), (batch, *shape)."""
-        return torch.sigmoid(self.network.decoder(z))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x | z) at the posterior's mean, (batch, *shape)."""
-        return self.decode(self.encode(x))
 
     @torch.no_grad()
     def sample(self, count: int, y: Any = None) -> Tensor:
@@ -224,7 +190,7 @@ class VAE(LightningModule):
         """
         if y is None:
             z = self.prior().sample((count,))
-        elif not self._has_labels:
+        elif not self.has_labels:
             raise ValueError(f"the prior {type(self.prior).__name__} has no labels to condition on")
         else:
             conditional = self.prior(y)
@@ -237,7 +203,7 @@ class VAE(LightningModule):
 
         p(y | z) at the posterior's mean (VAE-TTLP section 6.5).
         """
-        if not self._has_labels:
+        if not self.has_labels:
             raise ValueError(f"the prior {type(self.prior).__name__} has no labels to impute")
         found: list[Tensor] = self.prior.label_posteriors(self.encode(x), y)
         return found

@@ -1,0 +1,281 @@
+r"""CP-VAE: a categorical and a continuous latent, the continuous one with a learned prior for each category.
+
+    p(x, z, c) = p(x | z, c) p(z | c) p(c),     q(z, c | x) = q(z | x, pi(x)) q(c | x),  q(c | x) = Cat(pi(x))
+
+The bound is E_q log p(x | z, c) - KL(q(c | x) || p(c)) - E_q(c|x) KL(q(z | x) || p(z | c)), whose divergences are sums
+over the categories (equations 7 to 9).
+
+References:
+    Lavda et al., Improving VAE generations of multimodal data through data-dependent conditional priors, 2020
+    Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017, https://arxiv.org/abs/1611.01144
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent
+from torch.nn import functional
+from zuko.lazy import LazyDistribution
+
+from tn_core.components import Component
+from tn_priors import GaussianMixture, VampPrior
+from tn_priors.simple import expected_log_densities
+from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_positive, divergence, normal
+
+__all__ = ["CPVAE"]
+
+_MIXTURES = (GaussianMixture, VampPrior)
+
+
+def _categories(prior: nn.Module, categories: int | None) -> int:
+    """How many categories there are, from the prior unless it is no mixture."""
+    if isinstance(prior, _MIXTURES):
+        if categories not in (None, prior.components):
+            raise ValueError(f"categories is {categories}, but the prior has {prior.components} components")
+        return prior.components
+    if categories is None or categories < 1:
+        raise ValueError(f"with the prior {type(prior).__name__} categories must be at least 1, got {categories}")
+    return categories
+
+
+class CPVAE(Autoencoder):
+    """Variational autoencoder with data-dependent conditional priors.
+
+    Arguments:
+        network: a pair whose decoder takes z and c, features + categories, and whose encoder gives 2 * features +
+            categories numbers: those of z, then the logits of c.
+        prior: a GaussianMixture or a VampPrior: its weights are p(c) (the paper's are uniform), its Gaussians p(z | c).
+            With any other prior p(z), z does not depend on c and p(c) is uniform.
+        features: the continuous latents.
+        categories: the number of categories; None: the prior's Gaussians.
+        temperature: of the relaxed categories at the start.
+        final_temperature: reached after ``temperature_steps``.
+        temperature_steps: steps over which the temperature falls, exponentially.
+        straight_through: whether the decoder is given one-hot categories, with the gradient of the relaxed ones.
+        likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
+            in (0, 1)) or "gaussian_real" (any means).
+        deviation: the standard deviation of the Gaussian likelihoods.
+        warmup_steps: steps over which the weight of the divergence from the prior grows from 0.1 to 1.
+        learning_rate: of the networks (Adam).
+        prior_learning_rate: of the prior.
+
+    Raises:
+        ValueError: if a number is out of its range or the parts do not fit.
+    """
+
+    has_labels = False
+    shares: Tensor
+    _counts: Tensor
+
+    def __init__(
+        self,
+        network: Annotated[nn.Module, Component("networks", "GatedMLP", "network_size")],
+        prior: Annotated[LazyDistribution, Component("priors", "GaussianMixture")],
+        features: int,
+        categories: int | None = None,
+        temperature: float = 1.0,
+        final_temperature: float = 0.5,
+        temperature_steps: int = 100_000,
+        straight_through: bool = False,
+        likelihood: Likelihood = "bernoulli",
+        deviation: float = 0.1,
+        warmup_steps: int = 500,
+        learning_rate: float = 5e-4,
+        prior_learning_rate: float = 5e-4,
+    ) -> None:
+        super().__init__(network, prior, likelihood, deviation, warmup_steps, learning_rate, prior_learning_rate)
+        check_positive(
+            temperature=temperature, final_temperature=final_temperature, temperature_steps=temperature_steps
+        )
+        categories = _categories(prior, categories)
+        self.features, self.categories = features, categories
+        self.temperature, self.final_temperature = temperature, final_temperature
+        self.temperature_steps, self.straight_through = temperature_steps, straight_through
+        # the gated layer of the encoder: what x says of z, gated by the probabilities of the categories
+        self.gate = nn.Linear(categories, 2 * features)
+        self.to_latents = nn.Linear(2 * features, 2 * features)
+        self.register_buffer("shares", torch.full((categories,), 1 / categories))  # q(c), of the last epoch's data
+        self.register_buffer("_counts", torch.zeros(categories), persistent=False)
+
+    @staticmethod
+    def network_size(features: int, prior: nn.Module, categories: int | None = None, **_: Any) -> dict[str, int]:
+        """What the network is to be made for."""
+        count = _categories(prior, categories)
+        return {"features": features + count, "outputs": 2 * features + count}
+
+    # the model
+
+    def posteriors(self, x: Tensor) -> tuple[Normals, Categorical]:
+        """q(z | x) and q(c | x), batch (batch,)."""
+        outputs = self.network.encoder(x)
+        if outputs.shape[-1] != 2 * self.features + self.categories:
+            raise ValueError(
+                f"the encoder must give 2 * {self.features} + {self.categories} numbers, it gives {outputs.shape[-1]}"
+            )
+        numbers, logits = outputs.split([2 * self.features, self.categories], -1)
+        c = Categorical(logits=logits, validate_args=False)
+        return normal(self.to_latents(numbers * torch.sigmoid(self.gate(c.probs)))), c
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """q(z | x): independent normals, batch (batch,), event (features,)."""
+        return self.posteriors(x)[0]
+
+    def _prior(self, p: Distribution) -> tuple[Categorical, Normals | None]:
+        """p(c), and p(z | c) with a batch of categories, if z depends on c."""
+        if isinstance(self.prior, _MIXTURES):
+            return p.mixture_distribution, p.component_distribution  # type: ignore[attr-defined]
+        return Categorical(logits=torch.zeros_like(self.shares)), None
+
+    def divergences(self, q_z: Normals, q_c: Categorical, z: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(q(c | x) || p(c)) and E_q(c|x) KL(q(z | x) || p(z | c)), (batch,) each: B1 and B2 of equation 8."""
+        p = self.prior()
+        p_c, p_z = self._prior(p)
+        of_categories = (q_c.probs * (q_c.logits - p_c.logits)).sum(-1)
+        if p_z is None:
+            return of_categories, divergence(q_z, p, z)
+        q, normals = q_z.base_dist, p_z.base_dist
+        expected = expected_log_densities(q.loc, q.scale, normals.loc, normals.scale)
+        return of_categories, -(q_c.probs * expected).sum(-1) - q_z.entropy()
+
+    def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
+        """What the decoder takes, from latents and categories as numbers, one-hot or relaxed."""
+        return torch.cat([z, c.to(z)], -1)
+
+    def _one_hot(self, c: Tensor) -> Tensor:
+        return functional.one_hot(c, self.categories)
+
+    # bounds
+
+    def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """A one-sample estimate of the lower bound of log p(x), (batch,), in nats; labels are not looked at."""
+        q_z, q_c = self.posteriors(x)
+        z, c = q_z.rsample(), q_c.sample()
+        of_categories, of_latents = self.divergences(q_z, q_c, z)
+        return self.log_likelihood(x, self._decoded(z, self._one_hot(c))) - of_categories - of_latents
+
+    def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
+        """log p(x, z, c) / q(z, c | x) of posterior samples, (samples, batch)."""
+        q_z, q_c = self.posteriors(x)
+        z, c = q_z.rsample((samples,)), q_c.sample((samples,))
+        p = self.prior()
+        p_c, p_z = self._prior(p)
+        if p_z is None:
+            log_p = p.log_prob(z)
+        else:
+            normals: Any = p_z.base_dist
+            log_p = normal_at(normals, c).log_prob(z)
+        log_p = log_p + p_c.log_prob(c) + self.log_likelihood(x, self._decoded(z, self._one_hot(c)))
+        return log_p - q_z.log_prob(z) - q_c.log_prob(c)
+
+    # training
+
+    @property
+    def softness(self) -> float:
+        """The temperature at this step."""
+        done = min(1.0, self.global_step / self.temperature_steps)
+        return self.temperature * (self.final_temperature / self.temperature) ** done
+
+    def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of a batch, and what to log."""
+        q_z, q_c = self.posteriors(x)
+        z = q_z.rsample()
+        c = functional.gumbel_softmax(q_c.logits, self.softness, self.straight_through)
+        reconstruction = self.log_likelihood(x, self._decoded(z, c)).mean()
+        of_categories, of_latents = (term.mean() for term in self.divergences(q_z, q_c, z))
+        self._counts += q_c.probs.detach().sum(0)
+        away = of_categories + of_latents
+        found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
+        found |= {"divergence_categories": of_categories, "divergence_latents": of_latents}
+        return self.warmth * away - reconstruction, found
+
+    def on_train_epoch_start(self) -> None:
+        """Starts to count anew."""
+        self._counts.zero_()
+
+    def on_train_epoch_end(self) -> None:
+        """Keeps the aggregated posterior of the categories, q(c) (equation 14)."""
+        counts: Any = self.all_gather(self._counts)  # of all processes
+        total = counts.reshape(-1, self.categories).sum(0)
+        self.shares.copy_(total / total.sum())
+
+    # use
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        y: None = None,
+        *,
+        categories: Literal["posterior", "prior"] = "posterior",
+        cluster: int | None = None,
+    ) -> Tensor:
+        """Draws (count, *shape): a category, latents given it, then the decoder's mean.
+
+        Arguments:
+            count: how many.
+            y: None; there are no labels.
+            categories: drawn from the aggregated posterior q(c) (the paper's way) or from the prior p(c).
+            cluster: draw all from this category.
+        """
+        if y is not None:
+            raise ValueError("CPVAE has no labels to condition on")
+        p = self.prior()
+        p_c, p_z = self._prior(p)
+        if cluster is not None:
+            c = torch.full((count,), cluster, device=self.shares.device)
+        else:
+            c = (Categorical(self.shares) if categories == "posterior" else p_c).sample((count,))
+        z = p.sample((count,)) if p_z is None else normal_at(p_z.base_dist, c).sample()
+        return self.decode(self._decoded(z, self._one_hot(c)))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean of z and the probabilities of c, (batch, features + categories)."""
+        q_z, q_c = self.posteriors(x)
+        return torch.cat([q_z.mean, q_c.probs], -1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z, c) at the mean of z and the likeliest category, (batch, *shape)."""
+        z, probabilities = self.encode(x).split([self.features, self.categories], -1)
+        return self.decode(self._decoded(z, self._one_hot(probabilities.argmax(-1))))
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters there are."""
+        return self.categories
+
+    @torch.no_grad()
+    def assign(self, x: Tensor) -> Tensor:
+        """The likeliest category, long (batch,)."""
+        return self.posteriors(x)[1].probs.argmax(-1)
+
+    @torch.no_grad()
+    def decompose(self, x: Tensor) -> dict[str, float]:
+        """The terms of equation 13 in nats, q taken over the items given.
+
+        Their sum, with log K, is the mean divergence: "information" I_q((z, c), x), "mismatch" E_q(c) KL(q(z | c) ||
+        p(z | c)), "entropy" H(q(c)). With p(c) other than uniform, "entropy" is that of the formula's KL(q(c) || p(c)).
+        """
+        q_z, q_c = self.posteriors(x)
+        z, c = q_z.sample(), q_c.sample()
+        of_categories, of_latents = self.divergences(q_z, q_c, z)
+        total = (of_categories + of_latents).mean()
+        # log q(z, c) under the mixture of all items' posteriors, at a sample of each
+        of_z = q_z.log_prob(z.unsqueeze(1))  # shape: (items, items)
+        joint = (of_z + q_c.logits.T[c]).logsumexp(1) - math.log(len(x))
+        information = (of_z.diagonal() + q_c.log_prob(c) - joint).mean()
+        shares = q_c.probs.mean(0)
+        entropy = Categorical(shares).entropy()
+        log_k = math.log(self.categories)
+        mismatch = total - information + entropy - log_k
+        found = {"divergence": total, "information": information, "mismatch": mismatch, "entropy": entropy}
+        return {name: float(value) for name, value in found.items()}
+
+
+def normal_at(normals: Any, c: Tensor) -> Normals:
+    """p(z | c) for categories c (...): independent normals, batch (...)."""
+    mean, deviation = normals.loc[c], normals.scale[c]
+    return Independent(type(normals)(mean, deviation, validate_args=False), 1, validate_args=False)
