@@ -22,7 +22,7 @@ def refused(tn: Tn, *arguments: str | Path, says: str | tuple[str, ...], **varia
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--model", "VEA"], ("no model is called 'VEA'", "did you mean VAE?", "known: ")),
+        (["--model", "VEA"], ("no model is called 'VEA'", "did you mean VAE or ", "known: ")),
         (["--model.prior", "TRPI"], ("no prior is called 'TRPI'", "did you mean TRIP")),
         (["--model.network", "SmalConv"], ("no network is called 'SmalConv'", "did you mean SmallConv")),
         (["--data", "digit"], ("no dataset is called 'digit'", "did you mean digits")),

@@ -93,7 +93,10 @@ def build(spec: Mapping[str, Any], kind: Kind, host: PluginHost, **provided: Any
         if isinstance(given, Mapping):
             known = dict(provided)
             if component.sized_by is not None:
-                known |= getattr(target, component.sized_by)(**provided | _defaults(accepted) | arguments)
+                try:
+                    known |= getattr(target, component.sized_by)(**provided | _defaults(accepted) | arguments)
+                except (TypeError, ValueError) as error:
+                    raise UserError(f"{name}: {error}") from error
             arguments[key] = build(given, component.kind, host, **known)
     for key, value in provided.items():
         if key in accepted and value is not None:

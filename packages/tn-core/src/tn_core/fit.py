@@ -225,6 +225,7 @@ def _quiet_trainer(lightning: Any, **arguments: Any) -> Any:
         ".*LeafSpec.*",
         ".*Checkpoint directory.*",
         ".*lr_scheduler.*",
+        ".*no `val_dataloader`.*",
     ):
         warnings.filterwarnings("ignore", text)
     try:
