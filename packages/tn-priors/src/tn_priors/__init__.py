@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tn_priors.chain_mixture import ChainMixture
+    from tn_priors.flows import Flow
     from tn_priors.labels import Categorical, Continuous
     from tn_priors.simple import GaussianMixture, StandardNormal
     from tn_priors.trip import TRIP, TTLP
 
-__all__ = ["TRIP", "TTLP", "Categorical", "ChainMixture", "Continuous", "GaussianMixture", "StandardNormal"]
+__all__ = ["TRIP", "TTLP", "Categorical", "ChainMixture", "Continuous", "Flow", "GaussianMixture", "StandardNormal"]
 
 _HOMES = {
     "TRIP": "tn_priors.trip",
@@ -20,6 +21,7 @@ _HOMES = {
     "Categorical": "tn_priors.labels",
     "ChainMixture": "tn_priors.chain_mixture",
     "Continuous": "tn_priors.labels",
+    "Flow": "tn_priors.flows",
     "GaussianMixture": "tn_priors.simple",
     "StandardNormal": "tn_priors.simple",
 }

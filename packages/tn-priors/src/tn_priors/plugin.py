@@ -12,6 +12,7 @@ def priors() -> Targets:
         "GaussianMixture": "tn_priors.simple:GaussianMixture",
         "TRIP": "tn_priors.trip:TRIP",
         "TTLP": "tn_priors.trip:TTLP",
+        "Flow": "tn_priors.flows:Flow",
         "NSF": "zuko.flows:NSF",
         "MAF": "zuko.flows:MAF",
         "NICE": "zuko.flows:NICE",
