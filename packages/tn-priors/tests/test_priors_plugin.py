@@ -9,8 +9,9 @@ from torch.distributions import Independent, Normal
 from zuko.lazy import LazyDistribution
 
 import tn_priors
-from tn_core.components import build
+from tn_core.components import Component, build
 from tn_core.plugins import PluginHost
+from tn_core.signatures import written_arguments
 from tn_priors import plugin
 
 
@@ -34,6 +35,19 @@ def test_labels_reach_those_who_take_them(host):
     prior = build({"name": "TRIP", "rank": 3}, "priors", host, features=3, labels=[2, 5])
     assert prior(torch.tensor([[1, -1]])).sample().shape == (1, 3)
     build({"name": "GaussianMixture"}, "priors", host, features=3, labels=[2, 5])
+
+
+def test_a_flow_is_built_over_any_prior(host):
+    """Features and labels reach the base; the flow's arguments are known without importing it."""
+    spec = {"name": "Flow", "kind": "MAF", "hidden": [8], "base": {"name": "TRIP", "rank": 3}}
+    prior = build(spec, "priors", host, features=3, labels=[2, 5])
+    assert prior(torch.tensor([[1, -1]])).sample().shape == (1, 3)
+    assert [p.shape for p in prior.label_posteriors(torch.zeros(4, 3))] == [(4, 2), (4, 5)]
+    prior = build({"name": "Flow", "base": "GaussianMixture"}, "priors", host, features=3, labels=[2, 5])
+    assert prior.labels == ()
+    arguments = written_arguments(host.target("priors", "Flow"))
+    assert list(arguments) == ["features", "base", "kind", "transforms", "hidden"]
+    assert arguments["base"] == Component("priors", "StandardNormal")
 
 
 @pytest.mark.parametrize("name", tn_priors.__all__)

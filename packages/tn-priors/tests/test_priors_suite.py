@@ -5,7 +5,7 @@ import torch
 import zuko
 from trip_oracle import Dense
 
-from tn_priors import TRIP, TTLP, Categorical, Continuous, GaussianMixture, StandardNormal, VampPrior
+from tn_priors import TRIP, TTLP, Categorical, Continuous, Flow, GaussianMixture, StandardNormal, VampPrior
 from tn_priors.testing import LabelledPriorSuite, PriorSuite
 
 
@@ -37,6 +37,11 @@ class TestGaussianMixture(PriorSuite):
             for m, d in zip(prior.means, prior.deviations, strict=True)
         ]
         return torch.logsumexp(torch.stack(parts, -1) + prior.logits.log_softmax(-1), -1)
+
+
+class TestUniformGaussianMixture(TestGaussianMixture):
+    def make(self):
+        return GaussianMixture(3, 4, weights="uniform", mean_scale=2.0)
 
 
 class TestFixedGaussianMixture(Fixed, TestGaussianMixture):
@@ -132,12 +137,49 @@ class TestNICE(PriorSuite):
         return zuko.flows.NICE(3, transforms=2, hidden_features=(8,))
 
 
+class TestFlowOnStandardNormal(PriorSuite):
+    """Coupling: the other kinds are below."""
+
+    def make(self):
+        return Flow(3, StandardNormal(3), "RealNVP", transforms=2, hidden=(8,))
+
+
+class TestFlowOnGaussianMixture(PriorSuite):
+    def make(self):
+        return Flow(2, GaussianMixture(2, 3), "MAF", transforms=2, hidden=(8,))
+
+
+class TestFlowOnTRIP(PriorSuite):
+    def make(self):
+        return Flow(2, TRIP(2, 3, 3), "NSF", transforms=2, hidden=(8,))
+
+
+class TestFlowOnTRIPWithLabels(LabelledPriorSuite):
+    def make(self):
+        return Flow(2, TRIP(2, 3, 4, labels=[3, Categorical(2)]), "NSF", transforms=1, hidden=(8,))
+
+
+class TestFlowOnTTLPWithContinuousLabels(LabelledPriorSuite):
+    def make(self):
+        return Flow(2, TTLP(2, 3, 4, labels=[2, Continuous(2)]), "MAF", transforms=1, hidden=(8,))
+
+
+class TestFlowOnAFlow(PriorSuite):
+    def make(self):
+        return Flow(2, Flow(2, StandardNormal(2), "MAF", transforms=1, hidden=(8,)), transforms=1, hidden=(8,))
+
+
+class TestFlowOnABaseWithoutPaths(PriorSuite):
+    def make(self):
+        return Flow(2, zuko.mixtures.GMM(2, components=3), "MAF", transforms=1, hidden=(8,))
+
+
 class TestGMM(PriorSuite):
     def make(self):
         return zuko.mixtures.GMM(2, components=3)
 
 
-class TestFlowOnTRIP(PriorSuite):
+class TestZukoFlowOnTRIP(PriorSuite):
     """A normalising flow whose base is a tensor ring."""
 
     def make(self):

@@ -56,6 +56,53 @@ def test_fit_keeps_what_is_learnable():
         assert prior().log_prob(z).mean() > -4
 
 
+def test_uniform_weights_stay_so():
+    """No optimiser finds them, fitting keeps them, and the state is saved under the same names."""
+    z, _ = draw(2000)
+    prior, learned = GaussianMixture(2, 3, weights="uniform"), GaussianMixture(2, 3)
+    assert set(prior.state_dict()) == set(learned.state_dict())
+    assert [name for name, _ in prior.named_parameters()] == ["means", "log_deviations"]
+    before = prior().log_prob(z).mean()
+    prior.fit(z)
+    assert not prior.logits.any()
+    assert before < prior().log_prob(z).mean() < fitted_likelihood(z)
+    for name, value in prior.state_dict().items():
+        learned.state_dict()[name].copy_(value)
+    torch.testing.assert_close(learned().log_prob(z), prior().log_prob(z))
+
+
+def fitted_likelihood(z):
+    """The likelihood with weights that are learned, as the data need them."""
+    prior = GaussianMixture(2, 3)
+    prior.fit(z)
+    return prior().log_prob(z).mean()
+
+
+def test_uniform_fit_finds_the_mixture():
+    """Equal weights in truth: each estimate within five standard errors of it, 12 comparisons."""
+    torch.manual_seed(0)
+    count = 20_000
+    c = torch.randint(3, (count,))
+    z = CENTRES[c] + DEVIATIONS[c] * torch.randn(count, 2)
+    prior = GaussianMixture(2, 3, weights="uniform")
+    prior.fit(z)
+    match = torch.cdist(CENTRES, prior.means.detach()).argmin(1)
+    assert sorted(match.tolist()) == [0, 1, 2]
+    error = DEVIATIONS / (count / 3) ** 0.5
+    assert ((prior.means[match] - CENTRES).abs() < 5 * error).all()
+    assert ((prior.deviations[match] - DEVIATIONS).abs() < 5 * error / math.sqrt(2)).all()
+
+
+def test_uniform_fit_cannot_be_made_better():
+    """No small step of means or deviations raises the likelihood: overlapping Gaussians, the gradient is zero."""
+    torch.manual_seed(0)
+    z = torch.cat([torch.randn(3000, 2), torch.randn(1000, 2) + 2]).double()
+    prior = GaussianMixture(2, 2, weights="uniform").double()
+    prior.fit(z)
+    prior().log_prob(z).mean().backward()
+    assert all(parameter.grad.abs().max() < 0.02 for parameter in prior.parameters())
+
+
 def test_component_posterior_is_bayes():
     torch.manual_seed(0)
     prior = GaussianMixture(2, 4, mean_scale=2.0).double()
@@ -106,6 +153,7 @@ def test_means_start_apart_and_deviations_where_told():
     [
         {"features": 0},
         {"components": 0},
+        {"weights": "equal"},
         {"mean_scale": -1.0},
         {"mean_scale": math.nan},
         {"deviation": 0.0},

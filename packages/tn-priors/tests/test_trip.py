@@ -152,6 +152,108 @@ def test_a_mask_does_not_fit_a_continuous_label():
         prior([torch.ones(5, 2, dtype=torch.bool)])
 
 
+def best_by_enumeration(dense, z, weights, wanted):
+    """The most probable values of some labels together, and their log probability given everything known."""
+    table = dense.weigh(z, weights)
+    others = [axis for axis in range(table.ndim) if axis not in {dense.d + j for j in wanted}]
+    table = table.sum(others)
+    best = torch.unravel_index(table.argmax(), table.shape)
+    return torch.stack(best), (table.max() / table.sum()).log()
+
+
+def rugged(boundary, labels, seed=0):
+    """Cores of very different entries, so that the most probable labels differ with the latents."""
+    prior = make(boundary, labels, seed=seed, start="random", mean_range=1.0)
+    with torch.no_grad():
+        for log_cores in prior.chain.parameters():
+            log_cores += 3 * torch.randn_like(log_cores)
+    return prior
+
+
+@both
+@pytest.mark.parametrize("latents", [True, False])
+@pytest.mark.parametrize("labels", [[3], [Categorical(2), 4], [2, Continuous(2), 3], [4, 3, 2, 5]], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_completions_are_those_of_the_enumeration(boundary, latents, labels, seed):
+    prior = rugged(boundary, labels, seed)
+    dense = Dense(prior)
+    y, weights = known(prior, rows=8)
+    z = 3 * torch.randn(8, 3).double() if latents else None
+    wanted = [j for j, label in enumerate(prior.labels) if isinstance(label, Categorical)]
+    found, log_p = prior.complete(z, y)
+    assert found.shape == y.shape
+    assert found.dtype == (torch.long if len(wanted) == len(labels) else torch.float64)
+    for row in range(8):
+        best, expected = best_by_enumeration(dense, z[row] if latents else None, weights[row], wanted)
+        assert found[row, wanted].tolist() == best.tolist()
+        torch.testing.assert_close(log_p[row], expected, **EXACT)
+        for j in range(len(labels)):
+            unknown = y[row, j].isnan() if j not in wanted else y[row, j] == -1
+            if j not in wanted or not unknown:
+                assert torch.equal(found[row, j].nan_to_num(7.0), y[row, j].nan_to_num(7.0))
+
+
+@both
+def test_completions_of_sets_stay_in_them(boundary):
+    prior = rugged(boundary, [4, 3, Continuous(2)])
+    dense = Dense(prior)
+    z = torch.randn(5, 3).double()
+    allowed = torch.tensor([True, False, True, False])
+    found, log_p = prior.complete(z, [allowed, None, torch.tensor([0.5]).double()])
+    normal = torch.distributions.Normal(prior.label_means[0], prior.label_log_deviations[0].exp())
+    weights = [allowed.double(), None, normal.log_prob(torch.tensor(0.5)).exp().detach()]
+    for row in range(5):
+        best, expected = best_by_enumeration(dense, z[row], weights, [0, 1])
+        assert found[row].tolist() == [*best.tolist(), 0.5]
+        torch.testing.assert_close(log_p[row], expected, **EXACT)
+
+
+@both
+def test_completions_without_any_knowledge(boundary):
+    prior = rugged(boundary, [4, 3])
+    found, log_p = prior.complete()
+    assert found.shape == (2,)
+    best, expected = best_by_enumeration(Dense(prior), None, [None, None], [0, 1])
+    assert torch.equal(found, best)
+    torch.testing.assert_close(log_p, expected, **EXACT)
+
+
+@both
+def test_a_completion_is_more_probable_than_labels_one_by_one(boundary):
+    """Or as probable. A beam too narrow for all combinations still tells the true probability of what it found."""
+    prior = rugged(boundary, [3] * 6)
+    z = 3 * torch.randn(64, 3).double()
+
+    def log_probability(y):
+        return prior.log_prob_joint(z, y) - prior().log_prob(z)
+
+    full, log_p = prior.complete(z, beam=3**6)
+    alone = torch.stack([p.argmax(-1) for p in prior.label_posteriors(z)], -1)
+    torch.testing.assert_close(log_p, log_probability(full), **EXACT)
+    assert (log_p >= log_probability(alone) - 1e-12).all()
+    assert len(full.unique(dim=0)) > 3
+    assert (full != alone).any()
+    narrow, log_narrow = prior.complete(z, beam=1)
+    torch.testing.assert_close(log_narrow, log_probability(narrow), **EXACT)
+    assert (log_narrow <= log_p + 1e-12).all()
+    assert (narrow != full).any()
+
+
+def test_what_cannot_be_completed():
+    with pytest.raises(ValueError, match="categorical"):
+        make("ring").complete(torch.zeros(3).double())
+    with pytest.raises(ValueError, match="categorical"):
+        make("ring", [Continuous(2)]).complete()
+    prior = make("ring", [3, 2])
+    with pytest.raises(ValueError, match="beam"):
+        prior.complete(beam=0)
+    for z in (torch.zeros(2), torch.full((3,), math.nan)):
+        with pytest.raises(ValueError):
+            prior.complete(z.double())
+    with pytest.raises(ValueError):
+        prior.complete(None, torch.tensor([3, 0]))
+
+
 @both
 def test_samples_given_labels_that_differ_by_row(boundary):
     """Kolmogorov-Smirnov on projections, which see dependence too: false alarms in less than 10^-6 of the 15."""
@@ -376,6 +478,25 @@ def test_latents_that_do_not_fit(boundary):
 def test_latents_that_cannot_be_fitted(z):
     with pytest.raises(ValueError):
         TRIP(3, 3, 2).fit(z)
+
+
+@both
+def test_the_start_by_expectation_maximisation_knows_the_labels(boundary):
+    """Fitting without steps, from half of the labels: other samples are told apart, which a new prior cannot do."""
+    torch.manual_seed(0)
+    centres = 3 * torch.randn(5, 6)
+    y = torch.randint(5, (2000, 1))
+    z = centres[y[:, 0]] + torch.randn(2000, 6)
+    prior = TRIP(6, 6, 10, [5, 2], boundary)
+    hidden = torch.where(torch.rand(1000, 1) < 0.5, -1, y[:1000])
+    before = prior.log_prob_joint(z[1000:], torch.cat([y[1000:], -torch.ones_like(y[1000:])], 1)).mean()
+    prior.fit(z[:1000], torch.cat([hidden, -torch.ones_like(hidden)], 1), steps=0)
+    after = prior.log_prob_joint(z[1000:], torch.cat([y[1000:], -torch.ones_like(y[1000:])], 1)).mean()
+    found, unseen = prior.label_posteriors(z[1000:])
+    assert after > before + 1
+    assert (found.argmax(-1) == y[1000:, 0]).double().mean() > 0.9
+    # nobody has told anything of the second label
+    assert (unseen - 0.5).abs().max() < 0.3
 
 
 @pytest.mark.parametrize(("features", "labels"), [(10, 1), (10, 3), (5, 5), (2, 6), (1, 4), (64, 40)])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tn_priors.chain_mixture import ChainMixture
+    from tn_priors.flows import Flow
     from tn_priors.labels import Categorical, Continuous
     from tn_priors.simple import GaussianMixture, StandardNormal
     from tn_priors.trip import TRIP, TTLP
@@ -19,6 +20,7 @@ __all__ = [
     "Categorical",
     "ChainMixture",
     "Continuous",
+    "Flow",
     "GaussianMixture",
     "StandardNormal",
     "VampPrior",
@@ -30,6 +32,7 @@ _HOMES = {
     "Categorical": "tn_priors.labels",
     "ChainMixture": "tn_priors.chain_mixture",
     "Continuous": "tn_priors.labels",
+    "Flow": "tn_priors.flows",
     "GaussianMixture": "tn_priors.simple",
     "StandardNormal": "tn_priors.simple",
     "VampPrior": "tn_priors.vamp",

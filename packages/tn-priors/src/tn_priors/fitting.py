@@ -6,17 +6,24 @@ likelihood then let the bond change along the chain.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tn_priors.chain_mixture import normal_log_density
 
 if TYPE_CHECKING:
     from tn_priors.trip import TRIP
 
-__all__ = ["check_latents", "fit_by_gradient", "fit_mixture_of_products", "mixture_of_products", "mixtures_1d"]
+__all__ = [
+    "check_fit",
+    "check_latents",
+    "fit_by_gradient",
+    "fit_mixture_of_products",
+    "mixture_of_products",
+    "mixtures_1d",
+]
 
 # expectation maximisation sees at most so many samples: its statistics are averages, and it holds them all at once
 MOST_SAMPLES = 10_000
@@ -28,6 +35,15 @@ def check_latents(z: Tensor, features: int) -> None:
         raise ValueError(f"z must have shape (samples, {features}) with at least 2 samples, got {tuple(z.shape)}")
     if not bool(torch.isfinite(z).all()):
         raise ValueError("z must be finite, got NaN or infinity")
+
+
+def check_fit(z: Tensor, features: int, y: Tensor | None, steps: int, learning_rate: float) -> None:
+    """Raises a ValueError unless z is as for ``check_latents``, y is as long, and the numbers are in their range."""
+    check_latents(z, features)
+    if steps < 0 or not learning_rate > 0:
+        raise ValueError(f"steps must not be negative and learning_rate positive, got {steps}, {learning_rate}")
+    if y is not None and len(y) != len(z):
+        raise ValueError(f"as many labels as latents are needed, got {len(y)} and {len(z)}")
 
 
 @torch.no_grad()
@@ -115,11 +131,32 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
     prior.set_mixture(*mixture_of_products(weights, torch.from_numpy(clusters).long().to(z.device), rank))
 
 
+class _Joint(Protocol):
+    def log_prob_joint(self, z: Tensor, y: Tensor | None, /) -> Tensor: ...
+
+
 def fit_by_gradient(
-    prior: "TRIP", z: Tensor, y: Tensor | None, steps: int, learning_rate: float, batch_size: int = 512
+    prior: _Joint,
+    parameters: Sequence[nn.Parameter],
+    z: Tensor,
+    y: Tensor | None,
+    steps: int,
+    learning_rate: float,
+    batch_size: int = 512,
 ) -> None:
-    """Gradient steps (Adam, the learning rate falling linearly to zero) on the exact log likelihood."""
-    parameters = [p for p in prior.parameters() if p.is_floating_point()]
+    """Gradient steps (Adam, the learning rate falling linearly to zero) on the exact log likelihood.
+
+    Arguments:
+        prior: whose ``log_prob_joint`` it is.
+        parameters: what is learned, also if it is fixed otherwise.
+        z: latents (samples, features).
+        y: labels (samples, labels), or None.
+        steps: how many.
+        learning_rate: the first step's.
+        batch_size: samples a step.
+    """
+    if not parameters:
+        return
     fixed = [p for p in parameters if not p.requires_grad]
     optimiser = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))

@@ -13,6 +13,7 @@ def priors() -> Targets:
         "TRIP": "tn_priors.trip:TRIP",
         "TTLP": "tn_priors.trip:TTLP",
         "VampPrior": "tn_priors.vamp:VampPrior",
+        "Flow": "tn_priors.flows:Flow",
         "NSF": "zuko.flows:NSF",
         "MAF": "zuko.flows:MAF",
         "NICE": "zuko.flows:NICE",

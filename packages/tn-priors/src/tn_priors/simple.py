@@ -6,7 +6,7 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +68,14 @@ class GaussianMixture(LazyDistribution):
     Arguments:
         features: the number of latents.
         components: the number of Gaussians.
+        weights: of the Gaussians: "learned", or "uniform": all the same, and no parameter (the p(c) of CP-VAE, and the
+            mixture that the VampPrior is compared with).
         learnable: False fixes all parameters.
         mean_scale: the means start at a normal draw of this standard deviation, so that the components differ.
         deviation: the standard deviation all Gaussians start at.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or the weights are unknown.
 
     Example:
         >>> prior = GaussianMixture(features=8, components=5)
@@ -81,11 +83,14 @@ class GaussianMixture(LazyDistribution):
         torch.Size([3])
     """
 
+    logits: Tensor
+
     def __init__(
         self,
         features: int,
         components: int = 10,
         *,
+        weights: Literal["learned", "uniform"] = "learned",
         learnable: bool = True,
         mean_scale: float = 1.0,
         deviation: float = 1.0,
@@ -95,13 +100,19 @@ class GaussianMixture(LazyDistribution):
             raise ValueError(f"features must be at least 1, got {features}")
         if components < 1:
             raise ValueError(f"components must be at least 1, got {components}")
+        if weights not in ("learned", "uniform"):
+            raise ValueError(f"weights must be 'learned' or 'uniform', got {weights!r}")
         if not mean_scale >= 0:
             raise ValueError(f"mean_scale must not be negative, got {mean_scale}")
         if not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
-        self.features, self.components = features, components
+        self.features, self.components, self.weights = features, components, weights
         self.labels: tuple[()] = ()
-        self.logits = nn.Parameter(torch.zeros(components), requires_grad=learnable)
+        logits = torch.zeros(components)
+        if weights == "learned":
+            self.logits = nn.Parameter(logits, requires_grad=learnable)
+        else:
+            self.register_buffer("logits", logits)  # saved under the same name, and no optimiser finds it
         self.means = nn.Parameter(mean_scale * torch.randn(components, features), requires_grad=learnable)
         log_deviations = torch.full((components, features), math.log(deviation))
         self.log_deviations = nn.Parameter(log_deviations, requires_grad=learnable)
@@ -128,6 +139,8 @@ class GaussianMixture(LazyDistribution):
     def fit(self, z: Tensor, y: None = None, *, seed: int = 0) -> None:
         """Fits the mixture to latents of any model by expectation maximisation: ex-post density estimation.
 
+        Weights that are uniform stay so.
+
         Arguments:
             z: latents (samples, features), at least as many as there are components and at least 2.
             y: None; there are no labels.
@@ -146,6 +159,11 @@ class GaussianMixture(LazyDistribution):
             )
         if not bool(torch.isfinite(z).all()):
             raise ValueError("z must be finite, got NaN or infinity")
+        if self.weights == "uniform":
+            means, deviations = _equally_weighted(z.detach().double().cpu(), self.components, seed)
+            self.means.copy_(means)
+            self.log_deviations.copy_(deviations.log())
+            return
         em = mixture.GaussianMixture(self.components, covariance_type="diag", max_iter=500, random_state=seed)
         em.fit(z.detach().double().cpu().numpy())
         self.logits.copy_(torch.from_numpy(em.weights_).log())
@@ -154,7 +172,7 @@ class GaussianMixture(LazyDistribution):
 
     def extra_repr(self) -> str:
         """The numbers of latents and of Gaussians."""
-        return f"features={self.features}, components={self.components}"
+        return f"features={self.features}, components={self.components}, weights={self.weights!r}"
 
 
 class DiagonalMixture(MixtureSameFamily):
@@ -240,6 +258,29 @@ def expected_log_densities(mean: Tensor, deviation: Tensor, means: Tensor, devia
         squares = (mean.square() + deviation.square()) @ (0.5 * precision).mT - mean @ (means * precision).mT
         constant = (0.5 * means.square() * precision + deviations.log()).sum(-1)
         return -squares - constant - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
+
+
+def _equally_weighted(z: Tensor, components: int, seed: int, iterations: int = 500) -> tuple[Tensor, Tensor]:
+    """Means and deviations (components, features) by expectation maximisation with equal weights, from a k-means.
+
+    scikit-learn's mixtures have no fixed weights. Variances have 10^-6 added, as there.
+    """
+    from sklearn.cluster import KMeans
+
+    clusters = KMeans(components, n_init=1, random_state=seed).fit_predict(z.numpy())
+    share = nn.functional.one_hot(torch.from_numpy(clusters).long(), components).to(z)
+    before = -math.inf
+    for _ in range(iterations):
+        mass = share.sum(0).unsqueeze(1) + 1e-12
+        means = share.T @ z / mass
+        deviations = (share.T @ z**2 / mass - means**2).clamp_min(0).add(1e-6).sqrt()
+        log_p = normal_log_density(z.unsqueeze(1), means, deviations).sum(-1)
+        share = log_p.softmax(1)
+        mean_log_p = float(log_p.logsumexp(1).mean())
+        if mean_log_p - before < 1e-4:
+            break
+        before = mean_log_p
+    return means, deviations
 
 
 def _no_labels(prior: LazyDistribution, y: object) -> None:
