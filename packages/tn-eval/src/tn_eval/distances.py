@@ -63,8 +63,9 @@ def kernel_distance(samples: Tensor, reference: Tensor) -> tuple[float, float]:
         ValueError: if a set has fewer than two items, a number is not finite, or they differ in the number of features.
     """
     x, y = _checked(samples, reference)
-    within_x, within_y = ((_kernel_sums(own, own) - (own.square().mean(1) + 1) ** 3) / (len(own) - 1) for own in (x, y))
-    x_to_y, y_to_x = _kernel_sums(x, y) / len(y), _kernel_sums(y, x) / len(x)
+    x_to_y, y_to_x = _kernel_sums(x, y)
+    x_to_y, y_to_x = x_to_y / len(y), y_to_x / len(x)
+    within_x, within_y = _kernel_means_of_others(x), _kernel_means_of_others(y)
     value = within_x.mean() + within_y.mean() - 2 * x_to_y.mean()
     variance = 4 * ((within_x - x_to_y).var() / len(x) + (within_y - y_to_x).var() / len(y))
     return float(value), 1.96 * float(variance.sqrt())
@@ -108,6 +109,17 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return (vectors * values.where(kept, 1).pow(exponent).where(kept, 0)) @ vectors.T
 
 
-def _kernel_sums(a: Tensor, b: Tensor) -> Tensor:
-    """For each item of ``a`` the sum of its kernel with those of ``b``, (items,), a thousand rows at a time."""
-    return torch.cat([((part @ b.T) / b.shape[1] + 1).pow_(3).sum(1) for part in a.split(1000)])
+def _kernel_means_of_others(a: Tensor) -> Tensor:
+    """For each item the mean of its kernel with the other items, (items,)."""
+    itself = (a.square().mean(1) + 1) ** 3
+    return (_kernel_sums(a, a)[0] - itself) / (len(a) - 1)
+
+
+def _kernel_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of the kernels of all pairs over ``b``, (items of a,), and over ``a``, (items of b,)."""
+    rows, columns = [], b.new_zeros(len(b))
+    for part in a.split(250):  # that much of the matrix is still near the processor when it is needed again
+        kernel = torch.addmm(b.new_ones(()), part, b.T, alpha=1 / b.shape[1]).pow_(3)
+        rows.append(kernel.sum(1))
+        columns += kernel.sum(0)
+    return torch.cat(rows), columns
