@@ -180,7 +180,7 @@ def test_errors_leave_nothing_behind(run, call, message):
     assert sorted(p.name for p in folder.iterdir()) == before
 
 
-def test_models_that_offer_too_little(run):
+def test_models_that_offer_too_little(run, capsys):
     folder = run("Blank")
     with pytest.raises(UserError, match="Blank cannot sample"):
         sample(str(folder))
@@ -190,6 +190,10 @@ def test_models_that_offer_too_little(run):
         evaluate(str(folder))
     with pytest.raises(UserError, match="does not offer what the metric 'elbo' needs"):
         evaluate(str(folder), metrics=["elbo"])
+    folder = run(folder="other")
+    with pytest.raises(UserError, match="does not offer what the metric 'clustering' needs"):
+        evaluate(str(folder), metrics=["elbo", "clustering"])
+    assert "elbo" not in capsys.readouterr().out, "nothing is measured in vain"
 
 
 def test_a_metric_that_the_model_refuses_is_named(run, host, monkeypatch, capsys):

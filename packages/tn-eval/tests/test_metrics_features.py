@@ -15,7 +15,7 @@ from tn_eval import inception
 from tn_eval.cache import cached_tensors
 from tn_eval.datasets import Digits
 from tn_eval.features import Extractor, get_extractor, held_out_features
-from tn_eval.inception import check_inception, load_inception
+from tn_eval.inception import find_inception, load_inception
 
 SPEC = {"name": "digits"}
 
@@ -247,10 +247,10 @@ def test_a_download_that_fails(error, monkeypatch):
 
 def test_checks_of_inception_before_any_work(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="there is no file"):
-        check_inception(str(tmp_path / "none.pth"), download=True)
+        find_inception(str(tmp_path / "none.pth"), download=True)
     monkeypatch.setattr("tn_eval.inception.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'tn-eval\[inception\]'"):
-        check_inception(None, download=True)
+        find_inception(None, download=True)
 
 
 def test_unknown_features():

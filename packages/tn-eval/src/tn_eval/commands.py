@@ -12,7 +12,7 @@ from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
 from tn_core.protocols import to_float
 from tn_core.storage import load_model, read_config, write_text
-from tn_eval.inception import check_inception
+from tn_eval.inception import find_inception
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,13 +162,13 @@ def evaluate(
     check_range(1, iwae_samples=iwae_samples, iwae_items=iwae_items, condition_items=condition_items)
     check_range(2, samples=samples)
     check_range(0, MOST_SEED, seed=seed)
-    if features == "inception":
-        check_inception(inception_weights, download)
-    elif inception_weights is not None or download:
+    if features != "inception" and (inception_weights is not None or download):
         raise UserError(
             "--inception-weights and --download are for the features of Inception: add --features inception"
         )
     config = read_config(Path(run))
+    if features == "inception":
+        find_inception(inception_weights, download)
     import torch
 
     data = build(config["data"], "datasets", host, root=data_root)
@@ -187,13 +187,13 @@ def evaluate(
         "iwae": {"samples": iwae_samples, "items": iwae_items},
         "condition_accuracy": {"spec": config["data"], "items": condition_items},
     }
+    functions = {name: host.get("metrics", name) for name in metrics or host.names("metrics")}
+    offered = {name: function for name, function in functions.items() if _offers(model, function, config)}
+    for name in metrics or ():
+        if name not in offered:
+            raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
     found = {}
-    for name in metrics or host.names("metrics"):
-        function = host.get("metrics", name)
-        if not _offers(model, function, config):
-            if metrics:
-                raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
-            continue
+    for name, function in offered.items():
         torch.manual_seed(seed)
         try:
             values = function(model, data, **options.get(name, {}))

@@ -20,7 +20,7 @@ from tn_eval.cache import cache_folder
 if TYPE_CHECKING:  # the command line checks its options without importing torch
     from torch import nn
 
-__all__ = ["INCEPTION_FEATURES", "check_inception", "load_inception"]
+__all__ = ["INCEPTION_FEATURES", "find_inception", "load_inception"]
 
 INCEPTION_FEATURES = 2048
 
@@ -29,15 +29,15 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAME}
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
-def check_inception(weights: str | None, download: bool) -> Path:
-    """Returns the path of the weights, which is there already or may be downloaded to; fetches and opens nothing.
+def find_inception(weights: str | None = None, download: bool = False) -> Path:
+    """Returns the path of the weights, after a look at their checksum.
 
     Arguments:
         weights: the file; None: the one in the cache.
-        download: whether it may be fetched if none is named and the cache has none.
+        download: fetch it to the cache if none is named and the cache has none.
 
     Raises:
-        UserError: if torch-fidelity is not installed, or there is no file and none may be fetched.
+        UserError: if torch-fidelity or the file is missing, the file is another one, or it cannot be fetched.
     """
     if find_spec("torch_fidelity") is None:
         raise UserError("inception features need torch-fidelity: pip install 'tn-eval[inception]'")
@@ -49,22 +49,6 @@ def check_inception(weights: str | None, download: bool) -> Path:
             f"inception features need the file {NAME}: name it with --inception-weights FILE, or fetch it "
             f"(96 MB, to {path.parent}) with --download true"
         )
-    return path
-
-
-def load_inception(weights: str | None = None, download: bool = False) -> "nn.Module":
-    """Builds the network, in evaluation mode: bytes (batch, 3, height, width) to a tuple with (batch, 2048).
-
-    Images are resized to 299 x 299 as TensorFlow 1 did, which published figures rest on.
-
-    Arguments:
-        weights: the file; None: the one in the cache.
-        download: fetch it to the cache if none is named and the cache has none.
-
-    Raises:
-        UserError: if torch-fidelity or the file is missing, the file is another one, or it cannot be fetched.
-    """
-    path = check_inception(weights, download)
     if not path.is_file():
         _fetch(path)
     try:
@@ -77,6 +61,16 @@ def load_inception(weights: str | None = None, download: bool = False) -> "nn.Mo
             f"{path} is not the published {NAME}, or it is broken: its SHA-256 is {found}, not {SHA256}. "
             f"Get it from {URL}"
         )
+    return path
+
+
+def load_inception(weights: str | None = None, download: bool = False) -> "nn.Module":
+    """Builds the network, in evaluation mode: bytes (batch, 3, height, width) to a tuple with (batch, 2048).
+
+    Images are resized to 299 x 299 as TensorFlow 1 did, which published figures rest on. Arguments and errors are those
+    of :func:`find_inception`.
+    """
+    path = find_inception(weights, download)
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network: nn.Module = FeatureExtractorInceptionV3(
