@@ -1,4 +1,4 @@
-"""A classifier trained apart from any model, to check whether samples have the labels that were asked for.
+"""A classifier trained apart from any model: it says which labels samples have, and gives features to compare them by.
 
 It is trained on the true labels of the training split, once a data set, and kept in a cache: the folder TN_CACHE, or
 ``~/.cache/tn``.
@@ -6,10 +6,8 @@ It is trained on the true labels of the training split, once a data set, and kep
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,16 +15,20 @@ from torch import Tensor, nn
 
 from tn_core.errors import UserError
 from tn_core.protocols import Data, to_float
-from tn_core.storage import replacing
+from tn_eval.cache import cache_folder, cached_tensors
 
 __all__ = ["Classifier", "accuracy", "cached_classifier"]
 
 EPOCHS = 5
-VERSION = 1  # part of the cache's key: raise it with any change to network or training
+FEATURES = 128
+VERSION = 2  # part of the cache's key: raise it with any change to network or training
 
 
 class Classifier(nn.Module):
     """A small convolutional network with one head a label.
+
+    Its features are the 128 numbers before the last layer, and before their rectifier: none of them is dead, they are
+    nearer to normal, and a few hundred images are enough for a covariance of full rank.
 
     Arguments:
         shape: (channels, height, width).
@@ -43,12 +45,19 @@ class Classifier(nn.Module):
             side = (side + stride - 1) // stride
             layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()]
             before = width
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3))
-        self.head = nn.Linear(before * 16, sum(sizes))
+        self.body = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3), nn.Linear(before * 16, FEATURES)
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, sum(sizes)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits (batch, values) of each label, for float images."""
-        return list(self.head(self.body(x)).split(self.sizes, -1))
+        return list(self.head(self.features(x)).split(self.sizes, -1))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The numbers before the last layer, (batch, 128), for float images."""
+        found: Tensor = self.body(x)
+        return found
 
 
 @torch.no_grad()
@@ -66,42 +75,36 @@ def accuracy(classifier: Classifier, x: Tensor, y: Tensor) -> Tensor:
     return ((predict(classifier, x) == y) & known).sum(1) / known.sum(1)
 
 
-def cached_classifier(data: Data, spec: Mapping[str, Any]) -> tuple[Classifier, Tensor]:
-    """Returns the classifier of a data set, training it if it is not in the cache, and its accuracy a test item.
+def cached_classifier(data: Data, spec: Mapping[str, Any]) -> Classifier:
+    """Returns the classifier of a data set, training it if it is not in the cache.
 
     Arguments:
         data: the data set.
         spec: the data set as a component; what it says of hidden labels does not matter.
 
     Raises:
-        UserError: if the data are not images or the cache cannot be written.
+        UserError: if the data are not images or have no labels, or the cache cannot be written.
     """
     if len(data.shape) != 3:
         raise UserError(f"the classifier is for images, (channels, height, width); these data have shape {data.shape}")
     sizes = [len(values) for values in data.labels.values()]
+    if not sizes:
+        raise UserError("the classifier is trained on labels, and these data have none")
     key = {k: v for k, v in spec.items() if k not in ("missing", "missing_seed", "download")}
     digest = hashlib.sha256(
         json.dumps([VERSION, EPOCHS, list(data.shape), sizes, key], sort_keys=True, default=str).encode()
     ).hexdigest()[:16]
-    folder = Path(os.environ.get("TN_CACHE", "~/.cache/tn")).expanduser() / "classifiers"
-    path = folder / f"{spec['name']}-{digest}.safetensors"
+    path = cache_folder("classifiers") / f"{spec['name']}-{digest}.safetensors"
     classifier = Classifier(data.shape, sizes)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    shapes = {name: value.shape for name, value in classifier.state_dict().items()}
 
-    test = data.split("test")
-    try:
-        classifier.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError):  # not there, cut short, or of another network: train it
+    def train() -> dict[str, Tensor]:
         _train(classifier, data)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                save_file(classifier.state_dict(), temporary)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot write the classifier to {folder} (set TN_CACHE): {error}") from None
-    classifier.eval()
-    return classifier, accuracy(classifier, test.x, test.labels)
+        return classifier.state_dict()
+
+    weights = cached_tensors(path, train, lambda found: {name: value.shape for name, value in found.items()} == shapes)
+    classifier.load_state_dict(weights)
+    return classifier.eval()
 
 
 @torch.enable_grad()

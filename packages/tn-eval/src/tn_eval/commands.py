@@ -12,6 +12,7 @@ from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
 from tn_core.protocols import to_float
 from tn_core.storage import load_model, read_config, write_text
+from tn_eval.inception import find_inception
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,6 +131,10 @@ def evaluate(
     iwae_samples: int = 100,
     iwae_items: int = 1000,
     condition_items: int = 2000,
+    samples: int = 10_000,
+    features: Literal["classifier", "inception"] = "classifier",
+    inception_weights: str | None = None,
+    download: bool = False,
     seed: int = 0,
     data_root: str = "data",
 ) -> None:
@@ -141,34 +146,54 @@ def evaluate(
         iwae_samples: samples of the importance-weighted bound.
         iwae_items: test items it is measured on, always the same random choice.
         condition_items: samples drawn for the condition accuracy.
+        samples: samples drawn for FID and KID; compare FIDs of equally many.
+        features: the network whose features FID and KID compare: the data set's classifier, or the published Inception.
+        inception_weights: Inception's weights file; not given: the one in the cache.
+        download: fetch Inception's weights to the cache if they are not there.
         seed: of everything random.
         data_root: where data sets keep their files.
 
     Raises:
-        UserError: if a metric is unknown or nothing can be measured.
+        UserError: if a metric is unknown, an option is wrong, a file is missing, or nothing can be measured.
     """
     host = default_host()
     for name in metrics or ():
         host.check("metrics", name)
     check_range(1, iwae_samples=iwae_samples, iwae_items=iwae_items, condition_items=condition_items)
+    check_range(2, samples=samples)
     check_range(0, MOST_SEED, seed=seed)
+    if features != "inception" and (inception_weights is not None or download):
+        raise UserError(
+            "--inception-weights and --download are for the features of Inception: add --features inception"
+        )
     config = read_config(Path(run))
+    if features == "inception":
+        find_inception(inception_weights, download)
     import torch
 
     data = build(config["data"], "datasets", host, root=data_root)
     data.split("test")
     model, _ = load_model(Path(run), default_host())
+    distances = {
+        "spec": config["data"],
+        "samples": samples,
+        "features": features,
+        "inception_weights": inception_weights,
+        "download": download,
+    }
     options: dict[str, dict[str, Any]] = {
+        "fid": distances,
+        "conditional_fid": distances,
         "iwae": {"samples": iwae_samples, "items": iwae_items},
         "condition_accuracy": {"spec": config["data"], "items": condition_items},
     }
+    functions = {name: host.get("metrics", name) for name in metrics or host.names("metrics")}
+    offered = {name: function for name, function in functions.items() if _offers(model, function, config)}
+    for name in metrics or ():
+        if name not in offered:
+            raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
     found = {}
-    for name in metrics or host.names("metrics"):
-        function = host.get("metrics", name)
-        if not _offers(model, function, config):
-            if metrics:
-                raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
-            continue
+    for name, function in offered.items():
         torch.manual_seed(seed)
         try:
             values = function(model, data, **options.get(name, {}))
@@ -256,9 +281,9 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
 
     first = next(iter(inspect.signature(function).parameters))
     protocol = get_type_hints(function).get(first, object)
-    if function.__name__ == "condition_accuracy" and len(config["shape"]) != 3:
-        return False  # its classifier is for images
-    uses_labels = function.__name__ in ("condition_accuracy", "imputation")
+    if function.__name__ in ("condition_accuracy", "conditional_fid", "fid") and len(config["shape"]) != 3:
+        return False  # their networks are for images
+    uses_labels = function.__name__ in ("calibration", "condition_accuracy", "conditional_fid", "imputation")
     has_labels = bool(config.get("labels")) and bool(getattr(getattr(model, "prior", None), "labels", True))
     return isinstance(model, protocol) and (has_labels or not uses_labels)
 

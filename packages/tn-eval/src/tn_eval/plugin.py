@@ -26,10 +26,16 @@ def datasets() -> dict[str, str]:
 def metrics() -> dict[str, str]:
     """What ``tn evaluate`` measures."""
     return {
+        "active_units": "tn_eval.metrics:active_units",
+        "calibration": "tn_eval.metrics:calibration",
+        "clustering": "tn_eval.metrics:clustering",
         "condition_accuracy": "tn_eval.metrics:condition_accuracy",
+        "conditional_fid": "tn_eval.metrics:conditional_fid",
         "elbo": "tn_eval.metrics:bound_elbo",
+        "fid": "tn_eval.metrics:fid",
         "imputation": "tn_eval.metrics:imputation",
         "iwae": "tn_eval.metrics:bound_iwae",
+        "reconstruction": "tn_eval.metrics:reconstruction",
     }
 
 
