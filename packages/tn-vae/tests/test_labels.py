@@ -100,7 +100,9 @@ def test_the_product_of_experts_is_that_of_the_densities():
 
 @pytest.mark.parametrize("name", ["TELBO", "JMVAE"])
 @pytest.mark.parametrize("label", [None, -1, 1])
-@pytest.mark.parametrize("prior", [StandardNormal, lambda features: TRIP(features, 4, 3, mean_range=0.7, deviation=0.8)])
+@pytest.mark.parametrize(
+    "prior", [StandardNormal, lambda features: TRIP(features, 4, 3, mean_range=0.7, deviation=0.8)]
+)
 def test_joint_bounds_against_the_evidence(name, label, prior):
     """log p(x, y) of one latent by quadrature; more samples tighten the bound to it."""
     model = build(name, prior(1), 1).double().eval()

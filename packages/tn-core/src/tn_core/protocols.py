@@ -2,7 +2,7 @@
 
 A model offers as many of the model protocols as make sense for it; the commands and ``tn-eval`` use whatever is
 there. Batches are ``x`` or ``(x, y)``; ``x`` is float, images in [0, 1]; ``y`` is long ``(batch, labels)``, -1 where
-the label is unknown.
+the label is unknown. A model that cannot be given labels says so by an attribute ``has_labels`` that is False.
 """
 
 from collections.abc import Mapping, Sequence
@@ -129,7 +129,7 @@ class Imputes(Protocol):
 
 @runtime_checkable
 class Assigns(Protocol):
-    """Clusters."""
+    """Clusters. One that can draw from each has ``clusters``, their number, and ``sample(count, cluster=k)``."""
 
     def assign(self, x: "Tensor") -> "Tensor":
         """Returns cluster indices, long (batch,)."""

@@ -37,7 +37,8 @@ def sample(
     Arguments:
         run: the folder of the trained model.
         labels: what to condition on, such as digit=3 or hair=!blond,glasses=yes.
-        rows: the name of a label: one row of samples for each of its values.
+        rows: the name of a label: one row of samples for each of its values; or "clusters": one for each cluster of a
+            model that has clusters.
         count: the number of samples; with ``rows``, of each row.
         columns: images in a row; not given: 10 at most, or ``count`` with ``rows``.
         out: the picture; not given: samples.png in the run's folder.
@@ -52,15 +53,21 @@ def sample(
     config = read_config(Path(run))
     known = config.get("labels") or {}
     allowed = parse_labels(labels or "", known)
-    if rows is not None and rows not in known:
+    clusters = rows == "clusters" and rows not in known
+    if rows is not None and rows not in known and not clusters:
         raise UserError(f"no label is called {rows!r}; known: {', '.join(known) or 'none'}")
     import torch
 
     model, _ = load_model(Path(run), default_host())
     _needs(model, "sample", config)
     torch.manual_seed(seed)
-    groups = [allowed] if rows is None else [{**allowed, rows: [v]} for v in range(len(known[rows]))]
-    drawn = [_draw(model, count, _evidence(group, known)) for group in groups]
+    if clusters:
+        if not hasattr(model, "clusters"):
+            raise UserError(f"{config['model']['name']} has no clusters")
+        drawn = [model.sample(count, cluster=k) for k in range(model.clusters)]
+    else:
+        groups = [allowed] if rows is None else [{**allowed, rows: [v]} for v in range(len(known[rows]))]
+        drawn = [_draw(model, count, _evidence(group, known)) for group in groups]
     from tn_eval.pictures import save_grid
 
     save_grid(torch.cat(drawn), path, columns or (count if rows is not None else min(count, 10)))
@@ -270,7 +277,7 @@ def _draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Te
 def _needs(model: Any, method: str, config: Mapping[str, Any]) -> None:
     if not hasattr(model, method):
         raise UserError(f"{config['model']['name']} cannot {method}: it has no method of that name")
-    if method == "impute" and not getattr(getattr(model, "prior", model), "labels", True):
+    if method == "impute" and not getattr(model, "has_labels", True):
         raise UserError(f"the prior {config['model']['prior']['name']} has no labels to impute")
 
 
@@ -284,7 +291,7 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
     if function.__name__ in ("condition_accuracy", "conditional_fid", "fid") and len(config["shape"]) != 3:
         return False  # their networks are for images
     uses_labels = function.__name__ in ("calibration", "condition_accuracy", "conditional_fid", "imputation")
-    has_labels = bool(config.get("labels")) and bool(getattr(getattr(model, "prior", None), "labels", True))
+    has_labels = bool(config.get("labels")) and getattr(model, "has_labels", True)
     return isinstance(model, protocol) and (has_labels or not uses_labels)
 
 

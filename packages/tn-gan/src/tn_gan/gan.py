@@ -58,6 +58,8 @@ class GAN(LightningModule):
         ValueError: if a number is out of its range or the network is no such pair.
     """
 
+    has_labels = False
+
     def __init__(
         self,
         network: Annotated[nn.Module, Component("networks", "GANConv")],

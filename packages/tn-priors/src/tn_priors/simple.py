@@ -245,17 +245,21 @@ def expected_log_densities(mean: Tensor, deviation: Tensor, means: Tensor, devia
     Arguments:
         mean: (\*batch, d).
         deviation: (\*batch, d).
-        means: (components, d).
-        deviations: (components, d).
+        means: (\*batch, components, d).
+        deviations: (\*batch, components, d).
 
     Returns:
         (\*batch, components), in nats.
     """
+
+    def times(x: Tensor, y: Tensor) -> Tensor:
+        return x @ y.mT if y.ndim == 2 else (x.unsqueeze(-2) @ y.mT).squeeze(-2)
+
     with without_autocast(mean):  # squares cancel here
         centre = means.detach().mean(-2)
         mean, means = mean - centre, means - centre.unsqueeze(-2)
         precision = deviations.square().reciprocal()
-        squares = (mean.square() + deviation.square()) @ (0.5 * precision).mT - mean @ (means * precision).mT
+        squares = times(mean.square() + deviation.square(), 0.5 * precision) - times(mean, means * precision)
         constant = (0.5 * means.square() * precision + deviations.log()).sum(-1)
         return -squares - constant - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
 
