@@ -97,11 +97,10 @@ def test_cp_vae_with_one_category_is_equation_15():
         prior.means.normal_()
         prior.log_deviations.normal_()
         x = torch.rand(4, 1, 2, 2, dtype=torch.float64)
-        q_z, q_c = model.posteriors(x)
-        of_categories, of_latents = model.divergences(q_z, q_c, q_z.sample())
+        of_categories, of_latents = model.divergences(*model.posteriors(x))
         p = Independent(Normal(prior.means[0], prior.deviations[0]), 1).expand((4,))
         assert torch.allclose(of_categories, torch.zeros(4, dtype=torch.float64))
-        assert torch.allclose(of_latents, kl_divergence(q_z, p), atol=1e-10)
+        assert torch.allclose(of_latents, kl_divergence(model.posterior(x), p), atol=1e-10)
 
 
 def cp_vae(prior=None, features=1, categories=3):
@@ -122,12 +121,12 @@ def test_cp_vae_divergences_are_those_of_the_pairs():
     x = torch.rand(5, 1, 2, 2, dtype=torch.float64)
     with torch.no_grad():
         model.prior.logits.copy_(torch.tensor([0.3, -0.2, 0.1]))
-        q_z, q_c = model.posteriors(x)
+        numbers, q_c = model.posteriors(x)
         p = model.prior()
-        found = model.divergences(q_z, q_c, q_z.sample())
+        found = model.divergences(numbers, q_c)
         each = [
-            kl_divergence(q_z, Independent(Normal(m, s), 1).expand((5,)))
-            for m, s in zip(model.prior.means, model.prior.deviations, strict=True)
+            kl_divergence(model.given(numbers, c), Independent(Normal(m, s), 1).expand((5,)))
+            for m, s, c in zip(model.prior.means, model.prior.deviations, torch.eye(3).double(), strict=True)
         ]
     assert torch.allclose(found[0], kl_divergence(q_c, p.mixture_distribution.expand((5,))))
     assert torch.allclose(found[1], (q_c.probs * torch.stack(each, 1)).sum(1))
@@ -207,6 +206,7 @@ def test_decomposed_information_of_posteriors_far_apart_is_the_log_of_their_numb
     model.network.encoder = Apart()
     with torch.no_grad():
         model.to_latents.weight.copy_(torch.eye(2))
+        model.gate.weight.zero_()
     assert model.decompose(torch.rand(20, 1, 2, 2, dtype=torch.float64))["information"] == pytest.approx(math.log(20))
 
 

@@ -1,9 +1,10 @@
 r"""CP-VAE: a categorical and a continuous latent, the continuous one with a learned prior for each category.
 
-    p(x, z, c) = p(x | z, c) p(z | c) p(c),     q(z, c | x) = q(z | x, pi(x)) q(c | x),  q(c | x) = Cat(pi(x))
+    p(x, z, c) = p(x | z, c) p(z | c) p(c),     q(z, c | x) = q(z | x, c) q(c | x)
 
-The bound is E_q log p(x | z, c) - KL(q(c | x) || p(c)) - E_q(c|x) KL(q(z | x) || p(z | c)), whose divergences are sums
-over the categories (equations 7 to 9).
+The bound is E_q log p(x | z, c) - KL(q(c | x) || p(c)) - E_q(c|x) KL(q(z | x, c) || p(z | c)), whose divergences are
+sums over the categories (equations 7 to 9). What the encoder says of z is gated by c, so that every category has its
+own q(z | x, c).
 
 References:
     Lavda et al., Improving VAE generations of multimodal data through data-dependent conditional priors, 2020
@@ -16,13 +17,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent
+from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
 from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_priors import GaussianMixture, VampPrior
-from tn_priors.simple import expected_log_densities
 from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_positive, divergence, normal
 
 __all__ = ["CPVAE"]
@@ -94,7 +94,7 @@ class CPVAE(Autoencoder):
         self.features, self.categories = features, categories
         self.temperature, self.final_temperature = temperature, final_temperature
         self.temperature_steps, self.straight_through = temperature_steps, straight_through
-        # the gated layer of the encoder: what x says of z, gated by the probabilities of the categories
+        # the gated layer of the encoder: what x says of z, gated by the category
         self.gate = nn.Linear(categories, 2 * features)
         self.to_latents = nn.Linear(2 * features, 2 * features)
         self.register_buffer("shares", torch.full((categories,), 1 / categories))  # q(c), of the last epoch's data
@@ -108,20 +108,24 @@ class CPVAE(Autoencoder):
 
     # the model
 
-    def posteriors(self, x: Tensor) -> tuple[Normals, Categorical]:
-        """q(z | x) and q(c | x), batch (batch,)."""
+    def posteriors(self, x: Tensor) -> tuple[Tensor, Categorical]:
+        """What x says of z, (batch, 2 * features), and q(c | x)."""
         outputs = self.network.encoder(x)
         if outputs.shape[-1] != 2 * self.features + self.categories:
             raise ValueError(
                 f"the encoder must give 2 * {self.features} + {self.categories} numbers, it gives {outputs.shape[-1]}"
             )
         numbers, logits = outputs.split([2 * self.features, self.categories], -1)
-        c = Categorical(logits=logits, validate_args=False)
-        return normal(self.to_latents(numbers * torch.sigmoid(self.gate(c.probs)))), c
+        return numbers, Categorical(logits=logits, validate_args=False)
+
+    def given(self, numbers: Tensor, c: Tensor) -> Normals:
+        """q(z | x, c): what x says of z (*batch, 2 * features), categories as numbers (*batch, categories)."""
+        return normal(self.to_latents(numbers * torch.sigmoid(self.gate(c))))
 
     def posterior(self, x: Tensor) -> Distribution:
-        """q(z | x): independent normals, batch (batch,), event (features,)."""
-        return self.posteriors(x)[0]
+        """q(z | x, c) of the likeliest category: independent normals, batch (batch,), event (features,)."""
+        numbers, q_c = self.posteriors(x)
+        return self.given(numbers, self._one_hot(q_c.probs.argmax(-1)))
 
     def _prior(self, p: Distribution) -> tuple[Categorical, Normals | None]:
         """p(c), and p(z | c) with a batch of categories, if z depends on c."""
@@ -129,46 +133,45 @@ class CPVAE(Autoencoder):
             return p.mixture_distribution, p.component_distribution  # type: ignore[attr-defined]
         return Categorical(logits=torch.zeros_like(self.shares)), None
 
-    def divergences(self, q_z: Normals, q_c: Categorical, z: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(q(c | x) || p(c)) and E_q(c|x) KL(q(z | x) || p(z | c)), (batch,) each: B1 and B2 of equation 8."""
+    def divergences(self, numbers: Tensor, q_c: Categorical) -> tuple[Tensor, Tensor]:
+        """KL(q(c | x) || p(c)) and E_q(c|x) KL(q(z | x, c) || p(z | c)), (batch,) each: B1 and B2 of equation 8."""
         p = self.prior()
         p_c, p_z = self._prior(p)
         of_categories = (q_c.probs * (q_c.logits - p_c.logits)).sum(-1)
-        if p_z is None:
-            return of_categories, divergence(q_z, p, z)
-        q, normals = q_z.base_dist, p_z.base_dist
-        expected = expected_log_densities(q.loc, q.scale, normals.loc, normals.scale)
-        return of_categories, -(q_c.probs * expected).sum(-1) - q_z.entropy()
+        every = torch.eye(self.categories, device=numbers.device, dtype=numbers.dtype)
+        q_z = self.given(numbers.unsqueeze(-2), every)  # batch (batch, categories)
+        each = divergence(q_z, p, q_z.rsample()) if p_z is None else kl_divergence(q_z, p_z.expand(q_z.batch_shape))
+        return of_categories, (q_c.probs * each).sum(-1)
 
     def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
         """What the decoder takes, from latents and categories as numbers, one-hot or relaxed."""
-        return torch.cat([z, c.to(z)], -1)
+        return torch.cat([z, c], -1)
 
     def _one_hot(self, c: Tensor) -> Tensor:
-        return functional.one_hot(c, self.categories)
+        return functional.one_hot(c, self.categories).to(self.gate.weight)
 
     # bounds
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A one-sample estimate of the lower bound of log p(x), (batch,), in nats; labels are not looked at."""
-        q_z, q_c = self.posteriors(x)
-        z, c = q_z.rsample(), q_c.sample()
-        of_categories, of_latents = self.divergences(q_z, q_c, z)
-        return self.log_likelihood(x, self._decoded(z, self._one_hot(c))) - of_categories - of_latents
+        numbers, q_c = self.posteriors(x)
+        c = self._one_hot(q_c.sample())
+        z = self.given(numbers, c).rsample()
+        of_categories, of_latents = self.divergences(numbers, q_c)
+        return self.log_likelihood(x, self._decoded(z, c)) - of_categories - of_latents
 
     def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
         """log p(x, z, c) / q(z, c | x) of posterior samples, (samples, batch)."""
-        q_z, q_c = self.posteriors(x)
-        z, c = q_z.rsample((samples,)), q_c.sample((samples,))
+        numbers, q_c = self.posteriors(x)
+        k = q_c.sample((samples,))
+        c = self._one_hot(k)
+        q_z = self.given(numbers, c)
+        z = q_z.rsample()
         p = self.prior()
         p_c, p_z = self._prior(p)
-        if p_z is None:
-            log_p = p.log_prob(z)
-        else:
-            normals: Any = p_z.base_dist
-            log_p = normal_at(normals, c).log_prob(z)
-        log_p = log_p + p_c.log_prob(c) + self.log_likelihood(x, self._decoded(z, self._one_hot(c)))
-        return log_p - q_z.log_prob(z) - q_c.log_prob(c)
+        log_p = p.log_prob(z) if p_z is None else normal_at(p_z, k).log_prob(z)
+        log_p = log_p + p_c.log_prob(k) + self.log_likelihood(x, self._decoded(z, c))
+        return log_p - q_z.log_prob(z) - q_c.log_prob(k)
 
     # training
 
@@ -180,11 +183,11 @@ class CPVAE(Autoencoder):
 
     def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch, and what to log."""
-        q_z, q_c = self.posteriors(x)
-        z = q_z.rsample()
+        numbers, q_c = self.posteriors(x)
         c = functional.gumbel_softmax(q_c.logits, self.softness, self.straight_through)
+        z = self.given(numbers, c).rsample()
         reconstruction = self.log_likelihood(x, self._decoded(z, c)).mean()
-        of_categories, of_latents = (term.mean() for term in self.divergences(q_z, q_c, z))
+        of_categories, of_latents = (term.mean() for term in self.divergences(numbers, q_c))
         self._counts += q_c.probs.detach().sum(0)
         away = of_categories + of_latents
         found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
@@ -228,19 +231,15 @@ class CPVAE(Autoencoder):
             c = torch.full((count,), cluster, device=self.shares.device)
         else:
             c = (Categorical(self.shares) if categories == "posterior" else p_c).sample((count,))
-        z = p.sample((count,)) if p_z is None else normal_at(p_z.base_dist, c).sample()
+        z = p.sample((count,)) if p_z is None else normal_at(p_z, c).sample()
         return self.decode(self._decoded(z, self._one_hot(c)))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """The mean of z and the probabilities of c, (batch, features + categories)."""
-        q_z, q_c = self.posteriors(x)
-        return torch.cat([q_z.mean, q_c.probs], -1)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x | z, c) at the mean of z and the likeliest category, (batch, *shape)."""
-        z, probabilities = self.encode(x).split([self.features, self.categories], -1)
-        return self.decode(self._decoded(z, self._one_hot(probabilities.argmax(-1))))
+        """The mean of z given the likeliest category, and that, one-hot, (batch, features + categories)."""
+        numbers, q_c = self.posteriors(x)
+        c = self._one_hot(q_c.probs.argmax(-1))
+        return self._decoded(self.given(numbers, c).mean, c)
 
     @property
     def clusters(self) -> int:
@@ -259,14 +258,18 @@ class CPVAE(Autoencoder):
         Their sum, with log K, is the mean divergence: "information" I_q((z, c), x), "mismatch" E_q(c) KL(q(z | c) ||
         p(z | c)), "entropy" H(q(c)). With p(c) other than uniform, "entropy" is that of the formula's KL(q(c) || p(c)).
         """
-        q_z, q_c = self.posteriors(x)
-        z, c = q_z.sample(), q_c.sample()
-        of_categories, of_latents = self.divergences(q_z, q_c, z)
+        numbers, q_c = self.posteriors(x)
+        of_categories, of_latents = self.divergences(numbers, q_c)
         total = (of_categories + of_latents).mean()
-        # log q(z, c) under the mixture of all items' posteriors, at a sample of each
-        of_z = q_z.log_prob(z.unsqueeze(1))  # shape: (items, items)
-        joint = (of_z + q_c.logits.T[c]).logsumexp(1) - math.log(len(x))
-        information = (of_z.diagonal() + q_c.log_prob(c) - joint).mean()
+        k = q_c.sample()
+        information = total.new_zeros(())
+        for category in k.unique():  # log q(z, c | x) less the log of its mean over the items, at a sample of each
+            here = k == category
+            q_z = self.given(numbers, self._one_hot(category))
+            z = q_z.sample()[here]
+            every = q_z.log_prob(z.unsqueeze(1)) + q_c.logits[:, category]  # shape: (samples here, items)
+            own = every[torch.arange(len(z)), here.nonzero().squeeze(1)]
+            information += (own - every.logsumexp(1) + math.log(len(x))).sum() / len(x)
         shares = q_c.probs.mean(0)
         entropy = Categorical(shares).entropy()
         log_k = math.log(self.categories)
@@ -275,7 +278,7 @@ class CPVAE(Autoencoder):
         return {name: float(value) for name, value in found.items()}
 
 
-def normal_at(normals: Any, c: Tensor) -> Normals:
+def normal_at(normals: Normals, c: Tensor) -> Normals:
     """p(z | c) for categories c (...): independent normals, batch (...)."""
-    mean, deviation = normals.loc[c], normals.scale[c]
-    return Independent(type(normals)(mean, deviation, validate_args=False), 1, validate_args=False)
+    base = normals.base_dist
+    return Independent(Normal(base.loc[c], base.scale[c], validate_args=False), 1, validate_args=False)
