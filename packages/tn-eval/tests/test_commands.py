@@ -104,6 +104,20 @@ def test_impute_the_test_split(run, tmp_path):
     assert len(list(csv.DictReader((tmp_path / "test.csv").open()))) == len(Digits().split("test"))
 
 
+def test_sample_a_row_a_cluster(run, host, monkeypatch):
+    folder = run()
+    with pytest.raises(UserError, match="Memory has no clusters"):
+        sample(str(folder), rows="clusters", count=4)
+    model, asked = host.get("models", "Memory"), []
+    original = model.sample
+    monkeypatch.setattr(model, "clusters", 3, raising=False)
+    monkeypatch.setattr(model, "sample", lambda self, count, *, cluster: asked.append(cluster) or original(self, count))
+    sample(str(folder), rows="clusters", count=4)
+    assert asked == [0, 1, 2]
+    with Image.open(folder / "samples.png") as picture:
+        assert picture.size == (4 * 34 + 2, 3 * 34 + 2)
+
+
 def test_sample_a_row_a_value(run, tmp_path, host):
     folder = run()
     sample(str(folder), rows="digit", count=4)

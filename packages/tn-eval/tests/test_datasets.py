@@ -420,3 +420,19 @@ def test_broken_svhn(tmp_path):
     (tmp_path / "train_32x32.mat").write_bytes(b"MATLAB 5.0 MAT-file, but not quite")
     with pytest.raises(UserError, match=r"train_32x32\.mat"):
         SVHN(root=str(tmp_path)).split("train")
+
+
+def test_binary_images_are_drawn_once_for_the_test_and_anew_for_training():
+    grey, binary = Digits(), Digits(binarize=True)
+    test = binary.split("test").x
+    assert set(test.unique().tolist()) == {0, 255}
+    assert torch.equal(test, Digits(binarize=True).split("test").x)
+    # frequencies are the grey values: 23,040 pixels, by their grey value, within five standard errors
+    for value in grey.split("test").x.unique().tolist():
+        found = test[grey.split("test").x == value].float() / 255
+        p = value / 255
+        assert abs(float(found.mean()) - p) <= 5 * (p * (1 - p) / len(found)) ** 0.5 + 1e-9
+    assert binary.split("train").dynamic
+    assert not grey.split("train").dynamic
+    assert torch.equal(binary.split("train").x, grey.split("train").x)
+    assert not binary.split("test").dynamic

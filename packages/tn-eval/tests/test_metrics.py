@@ -18,6 +18,7 @@ from tn_eval.metrics import (
     calibration,
     clustering,
     conditional_fid,
+    decomposition,
     fid,
     reconstruction,
 )
@@ -356,3 +357,13 @@ def _config(path):
     from tn_core.storage import read_config
 
     return read_config(path)
+
+
+# decomposition
+
+
+def test_terms_without_interval_or_direction():
+    model = Tells(decompose=lambda x: {"information": float(len(x)), "entropy": 0.5})
+    found = decomposition(model, Items(torch.zeros(7, 2), torch.zeros(7, 1, dtype=torch.long)))
+    assert str(found["decomposed_information"]) == "7 nats (7 items)"
+    assert found["decomposed_entropy"].as_dict()["interval"] is None

@@ -16,6 +16,7 @@ __all__ = [
     "Assigns",
     "Bounds",
     "Data",
+    "Decomposes",
     "Encodes",
     "Imputes",
     "Reconstructs",
@@ -133,4 +134,13 @@ class Assigns(Protocol):
 
     def assign(self, x: "Tensor") -> "Tensor":
         """Returns cluster indices, long (batch,)."""
+        ...
+
+
+@runtime_checkable
+class Decomposes(Protocol):
+    """Says what its divergence from the prior consists of."""
+
+    def decompose(self, x: "Tensor") -> "Mapping[str, float]":
+        """Returns numbers in nats by name, with the items ``x`` as the whole of the data."""
         ...

@@ -11,6 +11,7 @@ References:
     Burda et al., Importance Weighted Autoencoders, 2015, section 5.2 (active units), https://arxiv.org/abs/1509.00519
     Guo et al., On Calibration of Modern Neural Networks, 2017, equation 3, https://arxiv.org/abs/1706.04599
     Kuznetsov et al., A Prior of a Googol Gaussians (TRIP), 2019, section 6 and appendix E
+    Lavda et al., Improving VAE generations of multimodal data (CP-VAE), 2020
 """
 
 import math
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tn_core.protocols import Assigns, Bounds, Data, Encodes, Imputes, Reconstructs, Samples, to_float
+from tn_core.protocols import Assigns, Bounds, Data, Decomposes, Encodes, Imputes, Reconstructs, Samples, to_float
 from tn_eval.classifier import accuracy, cached_classifier
 from tn_eval.distances import frechet_distance, kernel_distance
 from tn_eval.features import Extractor, ExtractorName, get_extractor, held_out_features
@@ -35,6 +36,7 @@ __all__ = [
     "clustering",
     "condition_accuracy",
     "conditional_fid",
+    "decomposition",
     "fid",
     "imputation",
     "reconstruction",
@@ -67,7 +69,9 @@ class Value:
         return cls(statistic(torch.arange(items)), 1.96 * spread, unit, better, items)
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.interval:.2g} {self.unit} ({self.items} items, {self.better} is better)"
+        interval = "" if math.isnan(self.interval) else f" ± {self.interval:.2g}"
+        better = f", {self.better} is better" if self.better else ""
+        return f"{self.value:.4g}{interval} {self.unit} ({self.items} items{better})"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -258,6 +262,14 @@ def active_units(model: Encodes, data: Data, threshold: float = 0.01, batch_size
         return float((means[chosen].var(0) > threshold).sum())
 
     return {"active_units": Value.resampled(count, len(means), f"of {means.shape[1]} latents", "higher")}
+
+
+@torch.no_grad()
+def decomposition(model: Decomposes, data: Data) -> Mapping[str, Value]:
+    """What the divergence from the prior consists of over the test items, without intervals (CP-VAE, equation 13)."""
+    x = to_float(data.split("test").x)
+    found = model.decompose(x)
+    return {f"decomposed_{name}": Value(value, math.nan, "nats", "", len(x)) for name, value in found.items()}
 
 
 @torch.no_grad()

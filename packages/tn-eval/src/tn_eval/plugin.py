@@ -31,6 +31,7 @@ def metrics() -> dict[str, str]:
         "clustering": "tn_eval.metrics:clustering",
         "condition_accuracy": "tn_eval.metrics:condition_accuracy",
         "conditional_fid": "tn_eval.metrics:conditional_fid",
+        "decomposition": "tn_eval.metrics:decomposition",
         "elbo": "tn_eval.metrics:bound_elbo",
         "fid": "tn_eval.metrics:fid",
         "imputation": "tn_eval.metrics:imputation",

@@ -23,6 +23,7 @@ from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_priors import GaussianMixture, VampPrior
+from tn_priors.simple import expected_log_densities
 from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_positive, divergence, normal
 
 __all__ = ["CPVAE"]
@@ -253,10 +254,11 @@ class CPVAE(Autoencoder):
 
     @torch.no_grad()
     def decompose(self, x: Tensor) -> dict[str, float]:
-        """The terms of equation 13 in nats, q taken over the items given.
+        """The terms of equation 13 in nats, with the items given, (items, *shape), as the whole of the data.
 
-        Their sum, with log K, is the mean divergence: "information" I_q((z, c), x), "mismatch" E_q(c) KL(q(z | c) ||
-        p(z | c)), "entropy" H(q(c)). With p(c) other than uniform, "entropy" is that of the formula's KL(q(c) || p(c)).
+        The mean "divergence" is the "information" I_q((z, c), x), at most the log of the number of items, plus the
+        "mismatch" E_q(c) KL(q(z | c) || p(z | c)), minus the "entropy" H(q(c)), plus log K. The mismatch is what is
+        left, and holds KL(q(c) || p(c)) too where p(c) is not uniform.
         """
         numbers, q_c = self.posteriors(x)
         of_categories, of_latents = self.divergences(numbers, q_c)
@@ -264,12 +266,13 @@ class CPVAE(Autoencoder):
         k = q_c.sample()
         information = total.new_zeros(())
         for category in k.unique():  # log q(z, c | x) less the log of its mean over the items, at a sample of each
-            here = k == category
             q_z = self.given(numbers, self._one_hot(category))
-            z = q_z.sample()[here]
-            every = q_z.log_prob(z.unsqueeze(1)) + q_c.logits[:, category]  # shape: (samples here, items)
-            own = every[torch.arange(len(z)), here.nonzero().squeeze(1)]
-            information += (own - every.logsumexp(1) + math.log(len(x))).sum() / len(x)
+            z, base = q_z.sample(), q_z.base_dist
+            for here in (k == category).nonzero().squeeze(1).split(1000):
+                every = expected_log_densities(z[here], torch.zeros_like(z[here]), base.loc, base.scale)
+                every = every + q_c.logits[:, category]  # shape: (samples here, items)
+                own = every.gather(1, here.unsqueeze(1)).squeeze(1)
+                information += (own - every.logsumexp(1) + math.log(len(x))).sum() / len(x)
         shares = q_c.probs.mean(0)
         entropy = Categorical(shares).entropy()
         log_k = math.log(self.categories)
