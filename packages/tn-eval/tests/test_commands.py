@@ -99,6 +99,22 @@ def test_impute_writes_the_unknown_labels(run, capsys):
     assert "100.00 %" in capsys.readouterr().out
 
 
+def test_impute_labels_together(run, host, monkeypatch, capsys):
+    folder = run()
+    with pytest.raises(UserError, match="Memory cannot complete"):
+        impute(str(folder), together=True)
+    model = host.get("models", "Memory")
+
+    def complete(self, x, y):
+        return torch.full((len(x), 1), 4), torch.full((len(x),), math.log(0.25))
+
+    monkeypatch.setattr(model, "complete", complete, raising=False)
+    impute(str(folder), together=True)
+    rows = list(csv.DictReader((folder / "imputed.csv").open()))
+    assert len(rows) == int(Digits(missing=0.5).split("train").hidden.sum())
+    assert {(row["value"], row["probability"]) for row in rows} == {("4", "0.2500")}
+
+
 def test_impute_the_test_split(run, tmp_path):
     impute(str(run()), split="test", out=str(tmp_path / "test.csv"))
     assert len(list(csv.DictReader((tmp_path / "test.csv").open()))) == len(Digits().split("test"))

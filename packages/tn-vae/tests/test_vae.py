@@ -253,8 +253,26 @@ def test_errors(arguments, message):
         VAE(**{"network": MLP(SHAPE, 3, hidden=(4,)), "prior": StandardNormal(3)} | arguments)
 
 
+def test_the_completion_is_that_of_the_joint():
+    """Of two labels, by enumeration of the bound's joint at the posterior's mean."""
+    prior = TRIP(3, 4, 5, labels=[2, 3]).double()
+    model = make(prior).double()
+    x = torch.rand(6, *SHAPE, dtype=torch.float64)
+    y = torch.tensor([[-1, -1], [1, -1], [-1, 2], [-1, -1], [0, 1], [-1, 0]])
+    found, log_p = model.complete(x, y)
+    z = model.encode(x)
+    every = torch.tensor(list(product(range(2), range(3))))
+    joint = torch.stack([prior.log_prob_joint(z, pair.expand(6, 2)) for pair in every], 1)
+    fits = ((every == y.unsqueeze(1)) | (y.unsqueeze(1) < 0)).all(-1)
+    joint = joint.masked_fill(~fits, -torch.inf).log_softmax(1)
+    assert torch.equal(found, every[joint.argmax(1)])
+    assert torch.allclose(log_p, joint.amax(1))
+
+
 def test_use_errors():
     model = make(StandardNormal(3))
+    with pytest.raises(ValueError, match="does not complete labels"):
+        model.complete(torch.rand(2, *SHAPE))
     with pytest.raises(ValueError, match="no labels to condition on"):
         model.sample(3, torch.tensor([1]))
     with pytest.raises(ValueError, match="no labels to impute"):

@@ -79,6 +79,7 @@ def impute(
     *,
     out: str | None = None,
     split: Literal["train", "test"] = "train",
+    together: bool = False,
     data_root: str = "data",
     batch_size: int = 500,
 ) -> None:
@@ -91,6 +92,8 @@ def impute(
         run: the folder of the trained model.
         out: the CSV file; not given: imputed.csv in the run's folder.
         split: whose labels.
+        together: the values of an item's unknown labels that are most probable together, and the probability of all of
+            them, instead of each label's alone.
         data_root: where data sets keep their files.
         batch_size: items at a time.
 
@@ -106,21 +109,26 @@ def impute(
     data = build(config["data"], "datasets", default_host(), root=data_root)
     part = data.split(split)
     model, _ = load_model(Path(run), default_host())
-    _needs(model, "impute", config)
+    _needs(model, "complete" if together else "impute", config)
     observed = part.observed if split == "train" else torch.full_like(part.labels, -1)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["item", "label", "value", "probability"])
-    first, right, judged = 0, 0, 0
+    names, first, right, judged = list(data.labels), 0, 0, 0
     for x, y, truth in zip(*(t.split(batch_size) for t in (part.x, observed, part.labels)), strict=True):
-        for j, ((name, values), p) in enumerate(zip(data.labels.items(), model.impute(to_float(x), y), strict=True)):
-            best = p.max(-1)
-            unknown = y[:, j] < 0
-            for i in unknown.nonzero().flatten().tolist():
-                writer.writerow([first + i, name, values[best.indices[i]], f"{best.values[i]:.4f}"])
-            judge = unknown & (truth[:, j] >= 0)
-            right += int((best.indices == truth[:, j])[judge].sum())
-            judged += int(judge.sum())
+        if together:
+            best, log_p = model.complete(to_float(x), y)
+            probability = log_p.exp().unsqueeze(1).expand_as(best)
+        else:
+            probability, best = map(torch.stack, zip(*(p.max(-1) for p in model.impute(to_float(x), y)), strict=True))
+            probability, best = probability.T, best.T
+        unknown = y < 0
+        for i, j in unknown.nonzero().tolist():
+            value = data.labels[names[j]][best[i, j]]
+            writer.writerow([first + i, names[j], value, f"{probability[i, j]:.4f}"])
+        judge = unknown & (truth >= 0)
+        right += int((best == truth)[judge].sum())
+        judged += int(judge.sum())
         first += len(x)
     try:
         write_text(path, text.getvalue())
@@ -277,7 +285,7 @@ def _draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Te
 def _needs(model: Any, method: str, config: Mapping[str, Any]) -> None:
     if not hasattr(model, method):
         raise UserError(f"{config['model']['name']} cannot {method}: it has no method of that name")
-    if method == "impute" and not getattr(model, "has_labels", True):
+    if method in ("impute", "complete") and not getattr(model, "has_labels", True):
         raise UserError(f"the prior {config['model']['prior']['name']} has no labels to impute")
 
 

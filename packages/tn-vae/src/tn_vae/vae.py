@@ -207,3 +207,17 @@ class VAE(Autoencoder):
             raise ValueError(f"the prior {type(self.prior).__name__} has no labels to impute")
         found: list[Tensor] = self.prior.label_posteriors(self.encode(x), y)
         return found
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The most probable values of all unknown labels together, given x and the known labels.
+
+        At the posterior's mean. Labels that depend on each other may have other values each for itself (``impute``).
+
+        Returns:
+            The labels, long (batch, labels), and the log probability of the completion, (batch,).
+        """
+        if not hasattr(self.prior, "complete"):
+            raise ValueError(f"the prior {type(self.prior).__name__} does not complete labels")
+        found: tuple[Tensor, Tensor] = self.prior.complete(self.encode(x), y)
+        return found
