@@ -243,13 +243,16 @@ def test_downloads_only_when_asked(kind, name, tmp_path, monkeypatch):
 
 def test_naming_data_sets_imports_nothing_heavy():
     heavy = ["torch", "torchvision", "sklearn", "numpy", "PIL", "lightning"]
-    code = f"import sys, tn_eval.plugin, tn_eval.files, tn_eval.synthetic; sys.exit(any(name in sys.modules for name in {heavy}))"
+    modules = "tn_eval.plugin, tn_eval.files, tn_eval.synthetic"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {heavy}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 def test_registers_every_data_set():
-    classes = [kind for module in (datasets, files, synthetic) for _, kind in inspect.getmembers(module, inspect.isclass)]
+    classes = [
+        kind for module in (datasets, files, synthetic) for _, kind in inspect.getmembers(module, inspect.isclass)
+    ]
     found = {kind for kind in classes if issubclass(kind, Images) and not inspect.isabstract(kind)}
     assert found == set(KINDS.values())
 
