@@ -21,7 +21,7 @@ import torchvision
 
 from tn_core.errors import UserError
 from tn_core.protocols import Data, SplitName
-from tn_eval import datasets, files, plugin
+from tn_eval import datasets, files, plugin, synthetic
 from tn_eval.datasets import CIFAR10, MNIST, SVHN, Digits, FashionMNIST
 from tn_eval.images import DownloadableImages, ImageFiles, Images
 
@@ -174,7 +174,7 @@ def test_unexpected_contents(monkeypatch, x, labels, message, name):
 def test_is_data_without_reading_a_file(kind, tmp_path):
     data = kind(root=str(tmp_path / "nowhere")) if issubclass(kind, ImageFiles) else kind()
     assert isinstance(data, Data)
-    assert len(data.shape) == 3
+    assert len(data.shape) == (1 if kind is synthetic.TwoGaussians else 3)
     for name, values in data.labels.items():
         assert isinstance(name, str)
         assert len(values) == len(set(values)) > 1
@@ -243,13 +243,16 @@ def test_downloads_only_when_asked(kind, name, tmp_path, monkeypatch):
 
 def test_naming_data_sets_imports_nothing_heavy():
     heavy = ["torch", "torchvision", "sklearn", "numpy", "PIL", "lightning"]
-    code = f"import sys, tn_eval.plugin, tn_eval.files; sys.exit(any(name in sys.modules for name in {heavy}))"
+    modules = "tn_eval.plugin, tn_eval.files, tn_eval.synthetic"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in {heavy}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 def test_registers_every_data_set():
-    classes = [kind for module in (datasets, files) for _, kind in inspect.getmembers(module, inspect.isclass)]
+    classes = [
+        kind for module in (datasets, files, synthetic) for _, kind in inspect.getmembers(module, inspect.isclass)
+    ]
     found = {kind for kind in classes if issubclass(kind, Images) and not inspect.isabstract(kind)}
     assert found == set(KINDS.values())
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,16 @@ from tn_eval.inception import find_inception
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["evaluate", "impute", "parse_labels", "sample"]
+__all__ = [
+    "check_offers",
+    "draw",
+    "evaluate",
+    "impute",
+    "label_masks",
+    "parse_labels",
+    "picture_path",
+    "sample",
+]
 
 
 def sample(
@@ -49,7 +59,7 @@ def sample(
     """
     check_range(1, count=count, columns=columns)
     check_range(0, MOST_SEED, seed=seed)
-    path = _picture(Path(run) if out is None else Path(out), is_folder=out is None)
+    path = picture_path(out, Path(run) / "samples.png")
     config = read_config(Path(run))
     known = config.get("labels") or {}
     allowed = parse_labels(labels or "", known)
@@ -59,7 +69,7 @@ def sample(
     import torch
 
     model, _ = load_model(Path(run), default_host())
-    _needs(model, "sample", config)
+    check_offers(model, "sample", config)
     torch.manual_seed(seed)
     if clusters:
         if not hasattr(model, "clusters"):
@@ -67,7 +77,7 @@ def sample(
         drawn = [model.sample(count, cluster=k) for k in range(model.clusters)]
     else:
         groups = [allowed] if rows is None else [{**allowed, rows: [v]} for v in range(len(known[rows]))]
-        drawn = [_draw(model, count, _evidence(group, known)) for group in groups]
+        drawn = [draw(model, count, label_masks(group, known)) for group in groups]
     from tn_eval.pictures import save_grid
 
     save_grid(torch.cat(drawn), path, columns or (count if rows is not None else min(count, 10)))
@@ -109,7 +119,7 @@ def impute(
     data = build(config["data"], "datasets", default_host(), root=data_root)
     part = data.split(split)
     model, _ = load_model(Path(run), default_host())
-    _needs(model, "complete" if together else "impute", config)
+    check_offers(model, "complete" if together else "impute", config)
     observed = part.observed if split == "train" else torch.full_like(part.labels, -1)
     text = io.StringIO()
     writer = csv.writer(text)
@@ -257,7 +267,7 @@ def parse_labels(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, lis
     return allowed
 
 
-def _evidence(allowed: Mapping[str, list[int]], known: Mapping[str, Sequence[str]]) -> "list[Tensor | None] | None":
+def label_masks(allowed: Mapping[str, list[int]], known: Mapping[str, Sequence[str]]) -> "list[Tensor | None] | None":
     """What a model's ``sample`` takes: a bool mask of the allowed values a label, None where it stays open."""
     import torch
 
@@ -274,7 +284,12 @@ def _evidence(allowed: Mapping[str, list[int]], known: Mapping[str, Sequence[str
     return masks
 
 
-def _draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Tensor":
+def draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Tensor":
+    """Samples of a model, (count, *shape); what it refuses is the user's to put right.
+
+    Raises:
+        UserError: if the model cannot do it with this evidence.
+    """
     try:
         drawn: Tensor = model.sample(count) if evidence is None else model.sample(count, evidence)
     except ValueError as error:
@@ -282,7 +297,8 @@ def _draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Te
     return drawn
 
 
-def _needs(model: Any, method: str, config: Mapping[str, Any]) -> None:
+def check_offers(model: Any, method: str, config: Mapping[str, Any]) -> None:
+    """Raises a UserError if a model lacks a method, or for "impute" the labels."""
     if not hasattr(model, method):
         raise UserError(f"{config['model']['name']} cannot {method}: it has no method of that name")
     if method in ("impute", "complete") and not getattr(model, "has_labels", True):
@@ -303,9 +319,17 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
     return isinstance(model, protocol) and (has_labels or not uses_labels)
 
 
-def _picture(path: Path, is_folder: bool) -> Path:
-    """The file to write, checked before any work."""
-    path = path / "samples.png" if is_folder else path
+def picture_path(out: str | None, default: Path) -> Path:
+    """The picture to write, checked before any work.
+
+    Arguments:
+        out: what the user asked for, if anything.
+        default: the file otherwise.
+
+    Raises:
+        UserError: if it is no .png file, or cannot be written.
+    """
+    path = default if out is None else Path(out)
     if path.suffix.lower() != ".png":
         raise UserError(f"the picture must be a .png file, got {path}")
     _check_parent(path)
@@ -317,3 +341,5 @@ def _check_parent(path: Path) -> None:
         raise UserError(f"{path} is a folder, a file is needed")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: the folder {path.parent} is not writable")

@@ -1,6 +1,9 @@
-"""Pictures: grids of images as PNG."""
+"""Pictures as PNG: grids of images, densities of two latents, histograms."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -8,7 +11,10 @@ from torch import Tensor
 from tn_core.errors import UserError
 from tn_core.storage import replacing
 
-__all__ = ["save_grid"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["save_density", "save_grid", "save_histograms"]
 
 
 def save_grid(images: Tensor, path: Path, columns: int, smallest: int = 32) -> None:
@@ -32,9 +38,98 @@ def save_grid(images: Tensor, path: Path, columns: int, smallest: int = 32) -> N
     large = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     grid = make_grid(large.clamp(0, 1), nrow=columns, padding=2, pad_value=1.0)
     pixels = (grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    with _writing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def save_density(
+    density: Tensor,
+    low: Sequence[float],
+    high: Sequence[float],
+    path: Path,
+    *,
+    title: str,
+    axes: tuple[str, str],
+    points: Tensor | None = None,
+    points_are: str = "",
+) -> None:
+    """Writes a density of two dimensions as a map of colours, perhaps with points on it.
+
+    Arguments:
+        density: (cells of the first dimension, cells of the second), a value for each cell, not negative.
+        low: the lower bounds of the two dimensions.
+        high: the upper bounds.
+        path: a .png file.
+        title: what the picture shows.
+        axes: the names of the two dimensions.
+        points: (points, 2), drawn over the map.
+        points_are: what the points are, for the legend.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
+    plane = figure.subplots()
+    extent = (low[0], high[0], low[1], high[1])
+    cells = density.double().numpy().T  # rows are the second dimension, from below
+    image = plane.imshow(cells, origin="lower", extent=extent, aspect="auto", cmap="magma", vmin=0.0)
+    figure.colorbar(image, ax=plane, label="density")
+    if points is not None:
+        x, y = points.double().numpy().T
+        plane.scatter(x, y, s=3, color="deepskyblue", alpha=0.5, linewidths=0, label=points_are)
+        plane.set_xlim(low[0], high[0])
+        plane.set_ylim(low[1], high[1])
+        plane.legend(loc="upper right", fontsize="small", markerscale=3)
+    # names of labels may hold any sign: they are no formulas
+    plane.set_title(title, fontsize="medium", parse_math=False)
+    plane.set_xlabel(axes[0])
+    plane.set_ylabel(axes[1])
+    _save(figure, path)
+
+
+def save_histograms(groups: Mapping[str, Tensor], path: Path, bins: int) -> None:
+    """Writes histograms side by side, with the same bins and the same axes.
+
+    Arguments:
+        groups: titles, each with its numbers (items,).
+        path: a .png file.
+        bins: how many, over the range of all the numbers together.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    values = {title: numbers.double().numpy() for title, numbers in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
+    figure = Figure(figsize=(4.2 * len(values), 3.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(values), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (title, numbers) in zip(panels, values.items(), strict=True):
+        heights, _ = np.histogram(numbers, edges, density=True)
+        panel.stairs(heights, edges, fill=True)
+        panel.set_title(title, fontsize="medium", parse_math=False)
+        panel.set_xlabel("x")
+    panels[0].set_ylabel("density")
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    """Draws a figure by a canvas of its own: matplotlib's global state, pyplot, is not touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with _writing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Gives a temporary file that takes the place of ``path`` at the end; what the disk refuses is a UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            Image.fromarray(pixels).save(temporary, format="PNG")
+            yield temporary
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from None

@@ -19,6 +19,7 @@ def datasets() -> dict[str, str]:
         "omniglot28": "tn_eval.files:Omniglot28",
         "sprites": "tn_eval.files:Sprites",
         "svhn": "tn_eval.datasets:SVHN",
+        "two-gaussians": "tn_eval.synthetic:TwoGaussians",
     }
 
 
@@ -43,4 +44,7 @@ def metrics() -> dict[str, str]:
 @hookimpl
 def commands() -> dict[str, str]:
     """What one does with a trained model."""
-    return {name: f"tn_eval.commands:{name}" for name in ("evaluate", "impute", "sample")}
+    return {
+        **{name: f"tn_eval.commands:{name}" for name in ("evaluate", "impute", "sample")},
+        **{name: f"tn_eval.views:{name}" for name in ("density", "histogram", "hop")},
+    }
