@@ -29,6 +29,9 @@ _HOMES = {
     "sample": "tn-eval",
     "impute": "tn-eval",
     "evaluate": "tn-eval",
+    "hop": "tn-eval",
+    "density": "tn-eval",
+    "histogram": "tn-eval",
 }
 
 

@@ -28,7 +28,7 @@ class TwoGaussians(Images):
 
     CP-VAE's toy data. The paper does not say what the second 0.1 is: it is taken to be the standard deviation. Items
     are float32 of shape (1,); the label says which Gaussian an item was drawn from. Half of the upper Gaussian, and a
-    sixth of the lower, lie outside [0, 1]: a decoder that ends in a sigmoid cannot reach them.
+    sixth of the lower, lie outside [0, 1]: train with ``--model.likelihood gaussian_real``.
 
     Arguments:
         seed: of the draws; the same seed gives the same data.
