@@ -176,6 +176,7 @@ class Autoencoder(LightningModule):
         for part in self.prior.modules():
             if hasattr(part, "start_from") and not part.has_started:
                 part.start_from(self._some_data(part.components))
+                same_in_all_processes(part)
 
     def _some_data(self, count: int) -> Tensor:
         """At least so many items of the training data, if there are."""
@@ -211,6 +212,14 @@ class Autoencoder(LightningModule):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x | z) at the posterior's mean, (batch, *shape)."""
         return self.decode(self.encode(x))
+
+
+@torch.no_grad()
+def same_in_all_processes(module: nn.Module) -> None:
+    """Gives every process of a run the first one's numbers, where each has made its own from its share of the data."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in (*module.parameters(), *module.buffers()):
+            torch.distributed.broadcast(tensor, 0)
 
 
 def check_choice(**choices: tuple[str, tuple[str, ...]]) -> None:

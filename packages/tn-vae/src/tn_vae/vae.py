@@ -21,7 +21,14 @@ from torch.distributions import Distribution, Independent, Normal
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
-from tn_vae.autoencoder import Autoencoder, Likelihood, check_choice, check_not_negative, divergence
+from tn_vae.autoencoder import (
+    Autoencoder,
+    Likelihood,
+    check_choice,
+    check_not_negative,
+    divergence,
+    same_in_all_processes,
+)
 
 __all__ = ["VAE"]
 
@@ -160,6 +167,7 @@ class VAE(Autoencoder):
             self.prior.fit(z, y if self.has_labels else None)
         else:
             self.prior.reinitialize(z)
+        same_in_all_processes(self.prior)
 
     @torch.no_grad()
     def latents_of(self, batches: Any, limit: int = 20_000) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,29 @@
+"""Two processes that have made something of their own shares of the data go on with the same."""
+
+import torch
+from torch import nn
+from torch.multiprocessing import spawn
+
+from tn_vae.autoencoder import same_in_all_processes
+
+
+def process(rank, file):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    module = nn.BatchNorm1d(3)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.fill_(5 + rank)
+    same_in_all_processes(module)
+    assert all((tensor == 5).all() for tensor in (*module.parameters(), *module.buffers()))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_share_the_first_ones_numbers(tmp_path):
+    spawn(process, (str(tmp_path / "meet"),), nprocs=2)
+
+
+def test_one_process_is_left_alone():
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    same_in_all_processes(module)
+    assert torch.equal(module.weight, before)
