@@ -52,8 +52,7 @@ def chain(
     def report(name: str, rows: list[dict[str, Any]]) -> None:
         found.setdefault(name, []).extend(rows)
         show(rows)
-        if json is not None:  # after every part, so that a run that is stopped leaves what it has
-            json.write_text(json_module.dumps(found, indent=1) + "\n")
+        write(found, json)  # after every part, so that a run that is stopped leaves what it has
 
     for rank in ranks if "ranks" in tables else ():
         report("ranks", by_rank(rank, n, batch, where, seconds))
@@ -80,6 +79,12 @@ def about(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "float32 products": torch.get_float32_matmul_precision(),
     }
+
+
+def write(found: dict[str, Any], path: Path | None) -> None:
+    """Writes what was found as JSON, if it is wanted."""
+    if path is not None:
+        path.write_text(json_module.dumps(found, indent=1) + "\n")
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -119,8 +124,7 @@ def closing(
     train, test = latents(Path(run), data, data_root)
     rows = held_out(train, test, rank, closing_ranks, steps, seeds)
     show(rows)
-    if json is not None:
-        json.write_text(json_module.dumps({"about": about(torch.device("cpu")), "closing": rows}, indent=1) + "\n")
+    write({"about": about(torch.device("cpu")), "closing": rows}, json)
 
 
 def precision(ranks: list[int] = [20, 50, 100], json: Path | None = None) -> None:  # noqa: B006
@@ -134,8 +138,7 @@ def precision(ranks: list[int] = [20, 50, 100], json: Path | None = None) -> Non
 
     rows = [row for rank in ranks for row in errors(rank)]
     show(rows)
-    if json is not None:
-        json.write_text(json_module.dumps({"about": about(torch.device("cpu")), "precision": rows}, indent=1) + "\n")
+    write({"about": about(torch.device("cpu")), "precision": rows}, json)
 
 
 if __name__ == "__main__":

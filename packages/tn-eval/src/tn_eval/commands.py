@@ -130,8 +130,8 @@ def impute(
             best, log_p = model.complete(to_float(x), y)
             probability = log_p.exp().unsqueeze(1).expand_as(best)
         else:
-            probability, best = map(torch.stack, zip(*(p.max(-1) for p in model.impute(to_float(x), y)), strict=True))
-            probability, best = probability.T, best.T
+            found = [p.max(-1) for _, p in zip(names, model.impute(to_float(x), y), strict=True)]
+            probability, best = (torch.stack(columns, 1) for columns in zip(*found, strict=True))
         unknown = y < 0
         for i, j in unknown.nonzero().tolist():
             value = data.labels[names[j]][best[i, j]]

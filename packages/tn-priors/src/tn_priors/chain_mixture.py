@@ -22,7 +22,7 @@ from tn_core.sampling import sample
 from tn_priors.labels import can_look_at
 from tn_priors.pathwise import pathwise
 
-__all__ = ["ChainMixture", "normal_log_density"]
+__all__ = ["ChainMixture", "check_values", "normal_log_density"]
 
 
 def normal_log_density(value: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
@@ -30,6 +30,14 @@ def normal_log_density(value: Tensor, means: Tensor, deviations: Tensor) -> Tens
     # what does not depend on the value is done once, not for the whole batch
     x = (value - means) * deviations.reciprocal()
     return torch.addcmul(-deviations.log() - 0.5 * math.log(2 * math.pi), x, x, value=-0.5)
+
+
+def check_values(value: Tensor, features: int, finite: bool = True) -> None:
+    """Raises a ValueError unless values have the shape (..., features), and, on the CPU, are finite if they must be."""
+    if value.ndim < 1 or value.shape[-1] != features:
+        raise ValueError(f"expected values of shape (..., {features}), got {tuple(value.shape)}")
+    if finite and can_look_at(value) and not bool(torch.isfinite(value).all()):
+        raise ValueError("values must be finite, got NaN or infinity")
 
 
 class ChainMixture(Distribution):
@@ -105,15 +113,9 @@ class ChainMixture(Distribution):
             self._normalizer = log_partition(self.cores, self.evidence or None, boundary=self.boundary)
         return self._normalizer
 
-    def _check(self, value: Tensor) -> None:
-        if value.ndim < 1 or value.shape[-1] != self.event_shape[0]:
-            raise ValueError(f"expected values of shape (..., {self.event_shape[0]}), got {tuple(value.shape)}")
-        if self._validate_args and can_look_at(value) and not bool(torch.isfinite(value).all()):
-            raise ValueError("values must be finite, got NaN or infinity")
-
     def _densities(self, value: Tensor) -> Tensor:
         """The log densities of a value's components, (*batch, d, N)."""
-        self._check(value)
+        check_values(value, self.event_shape[0], self._validate_args)
         return normal_log_density(value.unsqueeze(-1), self.means, self.deviations)
 
     def with_values(self, value: Tensor) -> Given:
@@ -224,7 +226,7 @@ class ChainMixture(Distribution):
             raise ValueError("every dimension is given: nothing is left to be a distribution of")
         given = [k for k, known in enumerate(mask.tolist()) if known]
         left = [k for k in range(d) if k not in set(given)]
-        self._check(torch.where(mask, values, 0))
+        check_values(torch.where(mask, values, 0), d, self._validate_args)
         evidence = dict(self.evidence)
         for k in given:
             evidence[self.positions[k]] = normal_log_density(

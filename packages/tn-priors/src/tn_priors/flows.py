@@ -22,8 +22,9 @@ from zuko.distributions import NormalizingFlow
 from zuko.lazy import LazyDistribution, LazyTransform
 
 from tn_core.components import Component
+from tn_priors.chain_mixture import check_values
 from tn_priors.fitting import check_fit, fit_by_gradient
-from tn_priors.labels import Known, can_look_at
+from tn_priors.labels import Known
 
 __all__ = ["Flow", "FlowDistribution"]
 
@@ -150,7 +151,7 @@ class Flow(zuko.lazy.Flow):
 
     def _inwards(self, z: Tensor) -> tuple[Tensor, Tensor]:
         r"""Where latents come from in the base, and log |det df/dz| (\*batch,)."""
-        _check(z, self.features)
+        check_values(z, self.features)
         u, log_determinant = self.transform(None).call_and_ladj(z)
         return u, log_determinant
 
@@ -198,7 +199,7 @@ class FlowDistribution(NormalizingFlow):
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the log density (\*batch,) of values (\*batch, features), in nats."""
-        _check(value, self.event_shape[0])
+        check_values(value, self.event_shape[0])
         found: Tensor = super().log_prob(value)
         return found
 
@@ -245,10 +246,3 @@ class Standardize(LazyTransform):
     def forward(self, c: None = None) -> Transform:
         """The transform; there is no context."""
         return AffineTransform(-self.shift / self.scale, 1 / self.scale, event_dim=1)
-
-
-def _check(z: Tensor, features: int) -> None:
-    if z.ndim < 1 or z.shape[-1] != features:
-        raise ValueError(f"expected values of shape (..., {features}), got {tuple(z.shape)}")
-    if can_look_at(z) and not bool(torch.isfinite(z).all()):
-        raise ValueError("values must be finite, got NaN or infinity")

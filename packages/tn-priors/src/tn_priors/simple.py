@@ -17,7 +17,7 @@ from tn_core.cores import without_autocast
 from tn_priors.chain_mixture import normal_log_density
 from tn_priors.pathwise import implicit_draw
 
-__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal", "expected_log_densities"]
+__all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal", "log_densities", "no_labels"]
 
 
 class StandardNormal(LazyDistribution):
@@ -53,7 +53,7 @@ class StandardNormal(LazyDistribution):
         Raises:
             ValueError: if y is given.
         """
-        _no_labels(self, y)
+        no_labels(self, y)
         # validation is asked for by name, here and below: importing zuko turns torch's default off
         return Independent(Normal(self.zeros, torch.ones_like(self.zeros), validate_args=True), 1)
 
@@ -131,7 +131,7 @@ class GaussianMixture(LazyDistribution):
         Raises:
             ValueError: if y is given.
         """
-        _no_labels(self, y)
+        no_labels(self, y)
         gaussians = Independent(Normal(self.means, self.deviations, validate_args=False), 1, validate_args=False)
         return DiagonalMixture(Categorical(logits=self.logits), gaussians, validate_args=True)
 
@@ -151,7 +151,7 @@ class GaussianMixture(LazyDistribution):
         """
         from sklearn import mixture
 
-        _no_labels(self, y)
+        no_labels(self, y)
         fewest = max(2, self.components)
         if z.ndim != 2 or z.shape[1] != self.features or len(z) < fewest:
             raise ValueError(
@@ -226,7 +226,7 @@ class DiagonalMixture(MixtureSameFamily):
         if self._validate_args:
             self._validate_sample(value)
         log_weights, means, deviations = self._parameters()
-        return log_weights + expected_log_densities(value, torch.zeros_like(value), means, deviations)
+        return log_weights + log_densities(value, means, deviations)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the log density (\*batch,) of values (\*batch, d), in nats."""
@@ -237,14 +237,13 @@ class DiagonalMixture(MixtureSameFamily):
         return self._joint(value).softmax(-1)
 
 
-def expected_log_densities(mean: Tensor, deviation: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
-    r"""The expected log densities of diagonal Gaussians under a diagonal Gaussian; of deviation zero, at a point.
+def log_densities(value: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
+    r"""The log densities of diagonal Gaussians.
 
     By two matrix products, so that nothing of the size batch times components times d is ever made.
 
     Arguments:
-        mean: (\*batch, d).
-        deviation: (\*batch, d).
+        value: (\*batch, d).
         means: (\*batch, components, d).
         deviations: (\*batch, components, d).
 
@@ -255,13 +254,13 @@ def expected_log_densities(mean: Tensor, deviation: Tensor, means: Tensor, devia
     def times(x: Tensor, y: Tensor) -> Tensor:
         return x @ y.mT if y.ndim == 2 else (x.unsqueeze(-2) @ y.mT).squeeze(-2)
 
-    with without_autocast(mean):  # squares cancel here
+    with without_autocast(value):  # squares cancel here
         centre = means.detach().mean(-2)
-        mean, means = mean - centre, means - centre.unsqueeze(-2)
+        value, means = value - centre, means - centre.unsqueeze(-2)
         precision = deviations.square().reciprocal()
-        squares = times(mean.square() + deviation.square(), 0.5 * precision) - times(mean, means * precision)
+        squares = times(value.square(), 0.5 * precision) - times(value, means * precision)
         constant = (0.5 * means.square() * precision + deviations.log()).sum(-1)
-        return -squares - constant - 0.5 * math.log(2 * math.pi) * mean.shape[-1]
+        return -squares - constant - 0.5 * math.log(2 * math.pi) * value.shape[-1]
 
 
 def _equally_weighted(z: Tensor, components: int, seed: int, iterations: int = 500) -> tuple[Tensor, Tensor]:
@@ -278,7 +277,7 @@ def _equally_weighted(z: Tensor, components: int, seed: int, iterations: int = 5
         mass = share.sum(0).unsqueeze(1) + 1e-12
         means = share.T @ z / mass
         deviations = (share.T @ z**2 / mass - means**2).clamp_min(0).add(1e-6).sqrt()
-        log_p = normal_log_density(z.unsqueeze(1), means, deviations).sum(-1)
+        log_p = log_densities(z, means, deviations)
         share = log_p.softmax(1)
         mean_log_p = float(log_p.logsumexp(1).mean())
         if mean_log_p - before < 1e-4:
@@ -287,6 +286,7 @@ def _equally_weighted(z: Tensor, components: int, seed: int, iterations: int = 5
     return means, deviations
 
 
-def _no_labels(prior: LazyDistribution, y: object) -> None:
+def no_labels(prior: LazyDistribution, y: object) -> None:
+    """Raises a ValueError if a prior without labels is given some."""
     if y is not None:
         raise ValueError(f"{type(prior).__name__} has no labels: y must be None, got {type(y).__name__}")

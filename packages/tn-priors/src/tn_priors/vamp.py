@@ -5,14 +5,14 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution
 from zuko.lazy import LazyDistribution
 
-from tn_priors.simple import DiagonalMixture
+from tn_priors.simple import DiagonalMixture, no_labels
 
 __all__ = ["VampPrior"]
 
@@ -88,14 +88,11 @@ class VampPrior(LazyDistribution):
         Raises:
             ValueError: if y is given, or no posterior is bound.
         """
-        if y is not None:
-            raise ValueError(f"VampPrior has no labels: y must be None, got {type(y).__name__}")
+        no_labels(self, y)
         if self._posterior is None:
             raise ValueError("a VampPrior is made of a model's posteriors: bind(posterior) first")
-        q: Any = self._posterior(self.pseudo_inputs.clamp(0, 1))
         uniform = Categorical(logits=self.pseudo_inputs.new_zeros(self.components))
-        normals = Independent(Normal(q.base_dist.loc, q.base_dist.scale, validate_args=False), 1)
-        return DiagonalMixture(uniform, normals, validate_args=True)
+        return DiagonalMixture(uniform, self._posterior(self.pseudo_inputs.clamp(0, 1)), validate_args=True)
 
     def extra_repr(self) -> str:
         """The number of pseudo-inputs and how they start."""

@@ -5,7 +5,7 @@ A model is one file beside this one: it says what its bound is. Data are in [0, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -16,7 +16,20 @@ from torch.nn import functional
 
 from tn_core.training import VALIDATION
 
-__all__ = ["Autoencoder", "Likelihood", "Normals", "divergence", "normal"]
+__all__ = [
+    "Autoencoder",
+    "Batch",
+    "Likelihood",
+    "Normals",
+    "check_at_least_one",
+    "check_choice",
+    "check_not_negative",
+    "check_positive",
+    "divergence",
+    "normal",
+    "same_in_all_processes",
+    "some_items",
+]
 
 if TYPE_CHECKING:
     Normals = Independent[Normal]
@@ -26,6 +39,9 @@ else:
 Likelihood = Literal["bernoulli", "gaussian", "gaussian_real"]
 """p(x | z): cross entropy (grey values count as probabilities); a Gaussian of fixed deviation about a mean in (0, 1);
 the same about any mean."""
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Data ``x``, or ``(x, y)`` with labels long (batch, labels), -1 where unknown."""
 
 
 def normal(outputs: Tensor) -> Normals:
@@ -112,8 +128,7 @@ class Autoencoder(LightningModule):
 
     def iwae(self, x: Tensor, y: Tensor | None = None, samples: int = 100) -> Tensor:
         """The importance-weighted bound with so many samples, (batch,), in nats (Burda et al. 2015, equation 8)."""
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        check_at_least_one(samples=samples)
         return self.log_weights(x, y, samples).logsumexp(0) - math.log(samples)
 
     # the likelihood
@@ -138,16 +153,15 @@ class Autoencoder(LightningModule):
 
     # training
 
-    def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch ``x`` or ``(x, y)``: y long (batch, labels), -1 where unknown."""
-        x, y = (batch, None) if isinstance(batch, Tensor) else batch
-        loss, found = self.objective(x, y)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss, found = self.objective(*_parts(batch))
         self.log_dict(dict(found), on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
-    def validation_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the lower bound of log p(x)."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x, _ = _parts(batch)
         self.log(VALIDATION, self.elbo(x).mean(), on_step=False, on_epoch=True, sync_dist=True)
 
     @property
@@ -175,17 +189,9 @@ class Autoencoder(LightningModule):
         """Shows the data to priors that start from them."""
         for part in self.prior.modules():
             if hasattr(part, "start_from") and not part.has_started:
-                part.start_from(self._some_data(part.components))
+                data = [x for x, _ in some_items(self.trainer.train_dataloader, part.components)]
+                part.start_from(torch.cat(data).to(self.device))
                 same_in_all_processes(part)
-
-    def _some_data(self, count: int) -> Tensor:
-        """At least so many items of the training data, if there are."""
-        found: list[Tensor] = []
-        for batch in self.trainer.train_dataloader:  # type: ignore[union-attr]
-            found.append(batch if isinstance(batch, Tensor) else batch[0])
-            if sum(map(len, found)) >= count:
-                break
-        return torch.cat(found)[:count].to(self.device)
 
     def _posterior_of_pseudo_inputs(self, x: Tensor) -> Distribution:
         """q(z | x) of what is no data: batch statistics are those of the data, and stay so."""
@@ -214,6 +220,20 @@ class Autoencoder(LightningModule):
         return self.decode(self.encode(x))
 
 
+def _parts(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    return (batch, None) if isinstance(batch, Tensor) else batch
+
+
+def some_items(batches: Any, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Data and labels of so many items of a loader, batch by batch; of all if it has fewer."""
+    for batch in batches:
+        x, y = _parts(batch)
+        yield x[:count], None if y is None else y[:count]
+        count -= len(x)
+        if count <= 0:
+            return
+
+
 @torch.no_grad()
 def same_in_all_processes(module: nn.Module) -> None:
     """Gives every process of a run the first one's numbers, where each has made its own from its share of the data."""
@@ -234,6 +254,13 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_at_least_one(**values: int) -> None:
+    """Raises a ValueError if a value is below 1."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def check_not_negative(**values: float) -> None:

@@ -23,7 +23,7 @@ from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_priors import GaussianMixture, VampPrior
-from tn_priors.simple import expected_log_densities
+from tn_priors.simple import log_densities
 from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_positive, divergence, normal
 
 __all__ = ["CPVAE"]
@@ -144,10 +144,6 @@ class CPVAE(Autoencoder):
         each = divergence(q_z, p, q_z.rsample()) if p_z is None else kl_divergence(q_z, p_z.expand(q_z.batch_shape))
         return of_categories, (q_c.probs * each).sum(-1)
 
-    def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
-        """What the decoder takes, from latents and categories as numbers, one-hot or relaxed."""
-        return torch.cat([z, c], -1)
-
     def _one_hot(self, c: Tensor) -> Tensor:
         return functional.one_hot(c, self.categories).to(self.gate.weight)
 
@@ -159,7 +155,7 @@ class CPVAE(Autoencoder):
         c = self._one_hot(q_c.sample())
         z = self.given(numbers, c).rsample()
         of_categories, of_latents = self.divergences(numbers, q_c)
-        return self.log_likelihood(x, self._decoded(z, c)) - of_categories - of_latents
+        return self.log_likelihood(x, torch.cat([z, c], -1)) - of_categories - of_latents
 
     def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
         """log p(x, z, c) / q(z, c | x) of posterior samples, (samples, batch)."""
@@ -171,7 +167,7 @@ class CPVAE(Autoencoder):
         p = self.prior()
         p_c, p_z = self._prior(p)
         log_p = p.log_prob(z) if p_z is None else normal_at(p_z, k).log_prob(z)
-        log_p = log_p + p_c.log_prob(k) + self.log_likelihood(x, self._decoded(z, c))
+        log_p = log_p + p_c.log_prob(k) + self.log_likelihood(x, torch.cat([z, c], -1))
         return log_p - q_z.log_prob(z) - q_c.log_prob(k)
 
     # training
@@ -187,7 +183,7 @@ class CPVAE(Autoencoder):
         numbers, q_c = self.posteriors(x)
         c = functional.gumbel_softmax(q_c.logits, self.softness, self.straight_through)
         z = self.given(numbers, c).rsample()
-        reconstruction = self.log_likelihood(x, self._decoded(z, c)).mean()
+        reconstruction = self.log_likelihood(x, torch.cat([z, c], -1)).mean()
         of_categories, of_latents = (term.mean() for term in self.divergences(numbers, q_c))
         self._counts += q_c.probs.detach().sum(0)
         away = of_categories + of_latents
@@ -233,14 +229,14 @@ class CPVAE(Autoencoder):
         else:
             c = (Categorical(self.shares) if categories == "posterior" else p_c).sample((count,))
         z = p.sample((count,)) if p_z is None else normal_at(p_z, c).sample()
-        return self.decode(self._decoded(z, self._one_hot(c)))
+        return self.decode(torch.cat([z, self._one_hot(c)], -1))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The mean of z given the likeliest category, and that, one-hot, (batch, features + categories)."""
         numbers, q_c = self.posteriors(x)
         c = self._one_hot(q_c.probs.argmax(-1))
-        return self._decoded(self.given(numbers, c).mean, c)
+        return torch.cat([self.given(numbers, c).mean, c], -1)
 
     @property
     def clusters(self) -> int:
@@ -269,7 +265,7 @@ class CPVAE(Autoencoder):
             q_z = self.given(numbers, self._one_hot(category))
             z, base = q_z.sample(), q_z.base_dist
             for here in (k == category).nonzero().squeeze(1).split(1000):
-                every = expected_log_densities(z[here], torch.zeros_like(z[here]), base.loc, base.scale)
+                every = log_densities(z[here], base.loc, base.scale)
                 every = every + q_c.logits[:, category]  # shape: (samples here, items)
                 own = every.gather(1, here.unsqueeze(1)).squeeze(1)
                 information += (own - every.logsumexp(1) + math.log(len(x))).sum() / len(x)

@@ -16,12 +16,12 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
-from tn_vae.autoencoder import Autoencoder, Likelihood
+from tn_vae.autoencoder import Autoencoder, Likelihood, check_at_least_one, normal
 from tn_vae.labels import Labels, perceptron
 
 __all__ = ["CVAE"]
@@ -66,8 +66,7 @@ class CVAE(Autoencoder):
         prior_learning_rate: float = 1e-2,
     ) -> None:
         super().__init__(network, prior, likelihood, deviation, warmup_steps, learning_rate, prior_learning_rate)
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        check_at_least_one(hidden=hidden)
         self.labels = Labels(labels)
         self.classifier: nn.Module = classifier.encoder  # type: ignore[assignment]
         self.from_labels = perceptron(self.labels.total, hidden, 2 * features)
@@ -84,34 +83,33 @@ class CVAE(Autoencoder):
 
     # the model
 
-    def completed(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """The labels, long (batch, labels): the classifier's where they are unknown."""
-        with torch.no_grad():
-            found = torch.stack([p.argmax(-1) for p in self._logits(x)], -1)
-        return found if y is None else torch.where(y < 0, found, y)
-
     def _logits(self, x: Tensor) -> Sequence[Tensor]:
+        """Of the classifier, (batch, values) for each label."""
         logits: Tensor = self.classifier(x)
         return logits.split(self.labels.sizes, -1)
 
-    def _given(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean and the deviation of z given labels (batch, total)."""
-        mean, log_deviation = self.from_labels(y).chunk(2, -1)
-        return mean, torch.exp(7 * torch.tanh(log_deviation / 7))
+    def completed(self, logits: Sequence[Tensor], y: Tensor | None) -> Tensor:
+        """The labels, long (batch, labels): the classifier's where they are unknown."""
+        found = torch.stack([values.argmax(-1) for values in logits], -1)
+        return found if y is None else torch.where(y < 0, found, y)
+
+    def _given(self, y: Tensor) -> Normal:
+        """What z is standardised by given labels (batch, total): elementwise normals."""
+        return normal(self.from_labels(y)).base_dist
 
     def log_prior(self, z: Tensor, y: Tensor) -> Tensor:
         """log p(z | y) in nats, (*samples, batch): z (*samples, batch, features), y as numbers (batch, total)."""
-        mean, deviation = self._given(y)
-        found: Tensor = self.prior().log_prob((z - mean) / deviation) - deviation.log().sum(-1)
+        given = self._given(y)
+        found: Tensor = self.prior().log_prob((z - given.loc) / given.scale) - given.scale.log().sum(-1)
         return found
 
     def _terms(
-        self, x: Tensor, y: Tensor | None, samples: tuple[int, ...] = ()
+        self, x: Tensor, y: Tensor | None, logits: Sequence[Tensor], samples: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor, Tensor, Distribution]:
         """log p(x | z, y), log p(z | y) and log q(z | x) at posterior samples, (*samples, batch), and q."""
         q = self.posterior(x)
         z = q.rsample(samples)
-        numbers = self.labels(self.completed(x, y))
+        numbers = self.labels(self.completed(logits, y))
         code = torch.cat([z, numbers.expand(*z.shape[:-1], -1)], -1)
         return self.log_likelihood(x, code), self.log_prior(z, numbers), q.log_prob(z), q
 
@@ -119,25 +117,26 @@ class CVAE(Autoencoder):
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A one-sample estimate of the lower bound of log p(x | y), (batch,), in nats; unknown labels are imputed."""
-        reconstruction, log_p, _, q = self._terms(x, y)
+        reconstruction, log_p, _, q = self._terms(x, y, self._logits(x))
         return reconstruction + log_p + q.entropy()
 
     def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
         """log p(x, z | y) / q(z | x) of posterior samples, (samples, batch); unknown labels are imputed."""
-        reconstruction, log_p, log_q, _ = self._terms(x, y, (samples,))
+        reconstruction, log_p, log_q, _ = self._terms(x, y, self._logits(x), (samples,))
         return reconstruction + log_p - log_q
 
     def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch, and what to log."""
-        terms, log_p, _, q = self._terms(x, y)
+        logits = self._logits(x)
+        terms, log_p, _, q = self._terms(x, y, logits)
         reconstruction, away = terms.mean(), -(log_p + q.entropy()).mean()
         loss = self.warmth * away - reconstruction
         found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
         if y is not None:
             self.labels.count(y)
             wrong = [
-                functional.cross_entropy(logits, v, ignore_index=-1, reduction="sum") / (v >= 0).sum().clamp_min(1)
-                for logits, v in zip(self._logits(x), y.unbind(-1), strict=True)
+                functional.cross_entropy(values, v, ignore_index=-1, reduction="sum") / (v >= 0).sum().clamp_min(1)
+                for values, v in zip(logits, y.unbind(-1), strict=True)
             ]
             found["log_p_labels"] = -torch.stack(wrong).sum()
             loss = loss - found["log_p_labels"]
@@ -148,7 +147,7 @@ class CVAE(Autoencoder):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The posterior's mean and the classifier's labels as numbers, what the decoder takes."""
-        return torch.cat([self.posterior(x).mean, self.labels(self.completed(x, None))], -1)
+        return torch.cat([self.posterior(x).mean, self.labels(self.completed(self._logits(x), None))], -1)
 
     @torch.no_grad()
     def sample(self, count: int, y: Any = None) -> Tensor:
@@ -159,11 +158,11 @@ class CVAE(Autoencoder):
             y: what is known of the labels, see :meth:`tn_vae.labels.Labels.values`; what is not is drawn.
         """
         numbers = self.labels(self.labels.values(y, count, complete=True))
-        mean, deviation = self._given(numbers)
-        z = mean + deviation * self.prior().sample((count,))
+        given = self._given(numbers)
+        z = given.loc + given.scale * self.prior().sample((count,))
         return self.decode(torch.cat([z, numbers], -1))
 
     @torch.no_grad()
     def impute(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """For each label the classifier's probabilities (batch, values); the other labels are not looked at."""
-        return [logits.softmax(-1) for logits in self._logits(x)]
+        return [values.softmax(-1) for values in self._logits(x)]

@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
-from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, divergence, normal
+from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_at_least_one, divergence, normal
 from tn_vae.networks import Gated
 
 __all__ = ["HVAE"]
@@ -59,8 +59,7 @@ class HVAE(Autoencoder):
         prior_learning_rate: float = 5e-4,
     ) -> None:
         super().__init__(network, prior, likelihood, deviation, warmup_steps, learning_rate, prior_learning_rate)
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        check_at_least_one(hidden=hidden)
         self.features = features
         both = 2 * features
         # q(z1 | x, z2): what the encoder says of x, and z2, then both together

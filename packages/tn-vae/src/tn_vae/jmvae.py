@@ -13,7 +13,6 @@ References:
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from zuko.lazy import LazyDistribution
@@ -76,9 +75,7 @@ class JMVAE(JointAutoencoder):
 
     def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch, and what to log."""
-        if y is None:
-            y = torch.full((len(x), len(self.labels.sizes)), -1, device=x.device)
-        self.labels.count(y)
+        y = self.noted(x, y)
         of_image, of_both = self.posteriors(x, y)
         z = of_both.rsample()
         reconstruction = self.log_likelihood(x, z).mean()

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tn_vae.autoencoder import Autoencoder, Normals, check_not_negative, divergence, normal
+from tn_vae.autoencoder import (
+    Autoencoder,
+    Normals,
+    check_at_least_one,
+    check_not_negative,
+    divergence,
+    normal,
+)
 from tn_vae.labels import LabelDecoder, Labels, perceptron
 
 __all__ = ["JointAutoencoder"]
@@ -41,8 +48,7 @@ class JointAutoencoder(Autoencoder):
         *training: Any,
     ) -> None:
         super().__init__(network, prior, *training)
-        if hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        check_at_least_one(hidden=hidden)
         check_not_negative(label_weight=label_weight)
         self.features, self.label_weight = features, label_weight
         self.labels = Labels(labels)
@@ -69,6 +75,13 @@ class JointAutoencoder(Autoencoder):
     def given_labels(self, y: Tensor) -> Normals:
         """q(z | y_ob), batch (batch,); y long (batch, labels), -1 unknown."""
         raise NotImplementedError
+
+    def noted(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """A training batch's labels, long (batch, labels), all unknown if there are none; their values are counted."""
+        if y is None:
+            return torch.full((len(x), len(self.labels.sizes)), -1, device=x.device)
+        self.labels.count(y)
+        return y
 
     def _best(self, x: Tensor, y: Tensor | None) -> Normals:
         """The posterior given all that is there."""

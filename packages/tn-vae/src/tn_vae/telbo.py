@@ -78,9 +78,7 @@ class TELBO(JointAutoencoder):
 
     def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch, and what to log."""
-        if y is None:
-            y = torch.full((len(x), len(self.labels.sizes)), -1, device=x.device)
-        self.labels.count(y)
+        y = self.noted(x, y)
         of_image, of_both = self.posteriors(x, y)
         of_labels, p = self.given_labels(y), self.prior()
         z_image, z_both, z_labels = of_image.rsample(), of_both.rsample(), of_labels.rsample()

@@ -24,10 +24,12 @@ from tn_core.components import Component
 from tn_vae.autoencoder import (
     Autoencoder,
     Likelihood,
+    check_at_least_one,
     check_choice,
     check_not_negative,
     divergence,
     same_in_all_processes,
+    some_items,
 )
 
 __all__ = ["VAE"]
@@ -84,8 +86,7 @@ class VAE(Autoencoder):
         ):
             if needed and not hasattr(prior, method):
                 raise ValueError(f"{option} needs a prior with a method {method}; {type(prior).__name__} has none")
-        if reinitialize_every < 1:
-            raise ValueError(f"reinitialize_every must be at least 1, got {reinitialize_every}")
+        check_at_least_one(reinitialize_every=reinitialize_every)
         check_not_negative(label_weight=label_weight)
         self.fit_prior, self.label_weight = fit_prior, label_weight
         self.reinitialize, self.reinitialize_every = reinitialize, reinitialize_every
@@ -174,15 +175,11 @@ class VAE(Autoencoder):
         """Posterior samples of at most ``limit`` items of a loader, and their labels if it has any."""
         training = self.training
         self.eval()
-        latents, labels, count = [], [], 0
-        for batch in batches:
-            x, y = (batch, None) if isinstance(batch, Tensor) else batch
+        latents, labels = [], []
+        for x, y in some_items(batches, limit):
             latents.append(self.posterior(x.to(self.device)).sample())
             if y is not None:
                 labels.append(y.to(self.device))
-            count += len(x)
-            if count >= limit:
-                break
         self.train(training)
         return torch.cat(latents), torch.cat(labels) if labels else None
 
