@@ -77,6 +77,42 @@ def test_cp_vae_finds_two_kinds_and_draws_from_each():
     assert abs(uniform - 0.5) < 5 * 0.5 / 400**0.5 + 0.1
 
 
+def test_categories_start_as_clusters_of_the_latents():
+    torch.manual_seed(0)
+    prior = GaussianMixture(2, 2, weights="uniform", mean_scale=0.05)
+    network = GatedMLP(SHAPE, **CPVAE.network_size(2, prior), hidden=(16,))
+    model = CPVAE(network, prior, 2, start_epochs=10, learning_rate=5e-3, warmup_steps=100)
+    x, y = striped(1024)
+    x = (x > 0.5).float()
+    run = trainer(10)
+    seen = []
+    start = model._start_categories
+
+    def starts():
+        assert model.posteriors(x)[1].probs.allclose(torch.tensor(0.5))  # they say nothing before
+        seen.append(model.encode(x)[:, :2])
+        start(400)
+        seen.append(model.given(model.posteriors(x)[0], torch.eye(2)[0].expand(len(x), 2)).mean)
+        assert not run.optimizers[0].state
+
+    model._start_categories = starts
+    run.fit(model.train(), batches(Items(x, y), 64, 0))
+    model.eval()
+    before, after = seen
+    assert (after - before).square().mean() < 0.05 * before.var()  # q(z | x) stays
+    found = model.assign(x)
+    right = (found == y[:, 0]).float().mean()
+    assert max(right, 1 - right) > 0.95
+    for k in range(2):  # p(z | c) has the moments of its cluster
+        deviation = after[found == k].std(0)
+        assert (after[found == k].mean(0) - prior.means[k]).abs().lt(0.3 * deviation + 0.1).all()
+    assert model.inferred == 1
+    model.train()
+    run.fit_loop.max_epochs = 12
+    run.fit(model, batches(Items(x, y), 64, 0))  # and not again
+    assert len(seen) == 2
+
+
 def test_straight_through_decodes_one_hot_categories():
     model = models()["CPVAE, one-hot"].train()
     seen = []
@@ -205,6 +241,8 @@ def test_the_best_epoch_is_kept(tmp_path):
     [
         (lambda: CPVAE(MLP(SHAPE, 5, 7), StandardNormal(2), 2), "categories must be at least 1, got None"),
         (lambda: CPVAE(MLP(SHAPE, 5, 7), GaussianMixture(2, 3), 2, 4), "categories is 4, but the prior has 3"),
+        (lambda: CPVAE(MLP(SHAPE, 5, 7), GaussianMixture(2, 3), 2, start_epochs=-1), "start_epochs must not be neg"),
+        (lambda: CPVAE(MLP(SHAPE, 5, 7), StandardNormal(2), 2, 3, start_epochs=1), "needs a prior GaussianMixture"),
         (lambda: CPVAE(MLP(SHAPE, 5, 7), GaussianMixture(2, 3), 2, temperature=0), "temperature must be positive"),
         (
             lambda: CPVAE(MLP(SHAPE, 5), GaussianMixture(2, 3), 2).elbo(striped(2)[0]),

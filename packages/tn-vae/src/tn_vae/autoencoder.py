@@ -193,6 +193,19 @@ class Autoencoder(LightningModule):
                 part.start_from(torch.cat(data).to(self.device))
                 same_in_all_processes(part)
 
+    @torch.no_grad()
+    def latents_of(self, batches: Any, limit: int = 20_000) -> tuple[Tensor, Tensor | None]:
+        """Posterior samples of at most ``limit`` items of a loader, and their labels if it has any."""
+        training = self.training
+        self.eval()
+        latents, labels = [], []
+        for x, y in some_items(batches, limit):
+            latents.append(self.posterior(x.to(self.device)).sample())
+            if y is not None:
+                labels.append(y.to(self.device))
+        self.train(training)
+        return torch.cat(latents), torch.cat(labels) if labels else None
+
     def _posterior_of_pseudo_inputs(self, x: Tensor) -> Distribution:
         """q(z | x) of what is no data: batch statistics are those of the data, and stay so."""
         training = self.network.encoder.training

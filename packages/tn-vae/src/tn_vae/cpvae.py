@@ -11,20 +11,33 @@ References:
     Jang et al., Categorical Reparameterization with Gumbel-Softmax, 2017, https://arxiv.org/abs/1611.01144
 """
 
+import copy
+import itertools
 import math
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_priors import GaussianMixture, VampPrior
 from tn_priors.simple import log_densities
-from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_positive, divergence, normal
+from tn_vae.autoencoder import (
+    Autoencoder,
+    Likelihood,
+    Normals,
+    check_not_negative,
+    check_positive,
+    divergence,
+    normal,
+    same_in_all_processes,
+    some_items,
+)
 
 __all__ = ["CPVAE"]
 
@@ -56,6 +69,9 @@ class CPVAE(Autoencoder):
         final_temperature: reached after ``temperature_steps``.
         temperature_steps: steps over which the temperature falls, exponentially.
         straight_through: whether the decoder is given one-hot categories, with the gradient of the relaxed ones.
+        start_epochs: epochs at first in which categories are drawn from p(c) and say nothing of the data. At their end
+            the categories start as the clusters that a mixture of Gaussians, of full covariances, finds in the
+            latents; this needs a GaussianMixture as prior. 0: they are inferred from the first step on.
         likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
             in (0, 1)) or "gaussian_real" (any means).
         deviation: the standard deviation of the Gaussian likelihoods.
@@ -68,6 +84,7 @@ class CPVAE(Autoencoder):
     """
 
     has_labels = False
+    inferred: Tensor
     shares: Tensor
     _counts: Tensor
 
@@ -81,6 +98,7 @@ class CPVAE(Autoencoder):
         final_temperature: float = 0.5,
         temperature_steps: int = 100_000,
         straight_through: bool = False,
+        start_epochs: int = 0,
         likelihood: Likelihood = "bernoulli",
         deviation: float = 0.1,
         warmup_steps: int = 500,
@@ -91,10 +109,15 @@ class CPVAE(Autoencoder):
         check_positive(
             temperature=temperature, final_temperature=final_temperature, temperature_steps=temperature_steps
         )
+        check_not_negative(start_epochs=start_epochs)
+        if start_epochs and not isinstance(prior, GaussianMixture):
+            raise ValueError(f"start_epochs needs a prior GaussianMixture, got {type(prior).__name__}")
         categories = _categories(prior, categories)
         self.features, self.categories = features, categories
         self.temperature, self.final_temperature = temperature, final_temperature
         self.temperature_steps, self.straight_through = temperature_steps, straight_through
+        self.start_epochs = start_epochs
+        self.register_buffer("inferred", torch.tensor(0.0 if start_epochs else 1.0))  # whether categories are
         # the gated layer of the encoder: what x says of z, gated by the category
         self.gate = nn.Linear(categories, 2 * features)
         self.to_latents = nn.Linear(2 * features, 2 * features)
@@ -117,7 +140,7 @@ class CPVAE(Autoencoder):
                 f"the encoder must give 2 * {self.features} + {self.categories} numbers, it gives {outputs.shape[-1]}"
             )
         numbers, logits = outputs.split([2 * self.features, self.categories], -1)
-        return numbers, Categorical(logits=logits, validate_args=False)
+        return numbers, Categorical(logits=logits * self.inferred, validate_args=False)
 
     def given(self, numbers: Tensor, c: Tensor) -> Normals:
         """q(z | x, c): what x says of z (*batch, 2 * features), categories as numbers (*batch, categories)."""
@@ -196,10 +219,50 @@ class CPVAE(Autoencoder):
         self._counts.zero_()
 
     def on_train_epoch_end(self) -> None:
-        """Keeps the aggregated posterior of the categories, q(c) (equation 14)."""
+        """Keeps the aggregated posterior of the categories, q(c) (equation 14), and starts them when it is time."""
+        if self.trainer.current_epoch + 1 == self.start_epochs:
+            self._start_categories()
         counts: Any = self.all_gather(self._counts)  # of all processes
         total = counts.reshape(-1, self.categories).sum(0)
         self.shares.copy_(total / total.sum())
+
+    def _start_categories(self, steps: int = 2_000) -> None:
+        """The categories become clusters of the latents: q(c | x) learns to tell them, p(z | c) gets their moments.
+
+        Within the epoch, so that its checkpoint holds what was found.
+        """
+        from sklearn import mixture
+
+        batches: Any = self.trainer.train_dataloader
+        z, _ = self.latents_of(batches)
+        found = mixture.GaussianMixture(self.categories, n_init=5, random_state=0).fit(z.double().cpu().numpy())
+        weights, means, covariances = (
+            torch.from_numpy(x).to(z) for x in (found.weights_, found.means_, found.covariances_)
+        )
+        clusters = MultivariateNormal(means, covariances)
+        with torch.no_grad():
+            self.prior.means.copy_(means)
+            self.prior.log_deviations.copy_(clusters.variance.log() / 2)
+            if self.prior.weights == "learned":
+                self.prior.logits.copy_(weights.log())
+        before = copy.deepcopy(self.network.encoder).eval()
+        optimiser = torch.optim.Adam(self.network.encoder.parameters(), self.learning_rate)
+        self.inferred.fill_(1.0)
+        every = (x.to(self.device) for _ in itertools.count() for x, _ in some_items(batches, sys.maxsize))
+        for x in itertools.islice(every, steps):
+            with torch.no_grad():
+                numbers_before = before(x)[..., : 2 * self.features]
+                z = self.given(numbers_before, self._one_hot(numbers_before.new_zeros(len(x)).long())).mean
+                share = (clusters.log_prob(z.unsqueeze(1)) + weights.log()).softmax(-1)
+            with torch.enable_grad():
+                numbers, q_c = self.posteriors(x)
+                moved = (numbers - numbers_before).square().sum(-1).mean()
+                loss = functional.cross_entropy(q_c.logits, share) + moved
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        same_in_all_processes(self)
+        self.trainer.optimizers[0].state.clear()  # what it remembers is of another model
 
     # use
 

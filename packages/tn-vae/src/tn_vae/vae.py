@@ -29,7 +29,6 @@ from tn_vae.autoencoder import (
     check_not_negative,
     divergence,
     same_in_all_processes,
-    some_items,
 )
 
 __all__ = ["VAE"]
@@ -169,19 +168,6 @@ class VAE(Autoencoder):
         else:
             self.prior.reinitialize(z)
         same_in_all_processes(self.prior)
-
-    @torch.no_grad()
-    def latents_of(self, batches: Any, limit: int = 20_000) -> tuple[Tensor, Tensor | None]:
-        """Posterior samples of at most ``limit`` items of a loader, and their labels if it has any."""
-        training = self.training
-        self.eval()
-        latents, labels = [], []
-        for x, y in some_items(batches, limit):
-            latents.append(self.posterior(x.to(self.device)).sample())
-            if y is not None:
-                labels.append(y.to(self.device))
-        self.train(training)
-        return torch.cat(latents), torch.cat(labels) if labels else None
 
     # use
 
