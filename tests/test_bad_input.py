@@ -47,6 +47,7 @@ def refused(tn: Tn, *arguments: str | Path, says: str | tuple[str, ...], **varia
         (["--seed", "99999999999999999999999"], "seed"),
         (["--data", "mnist", "--data_root", "nowhere"], ("MNIST", "--data.download")),
         (["--patience", "3"], "--validation"),
+        (["--decay", "1.5"], "decay must be from 0 to 1, got 1.5"),
         (["--validation", "100000"], ("leaves nothing to train on", "1437")),
         (["--model", "GAN", "--validation", "10"], "GAN has no validation_step"),
         (["--model.reinitialize", "random", "--model.prior", "StandardNormal"], "a method reinitialize"),

@@ -139,9 +139,10 @@ def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) 
     ],
 )
 def test_every_model_measured_on_data_drawn_anew(tn: Tn, tmp_path: Path, killer: str, model: str) -> None:
-    """With dynamic binarisation and a validation set, whose best epoch is kept: the same after a kill."""
+    """With dynamic binarisation, falling rates, and the best epoch of a validation set: the same after a kill."""
     data = ("--data", "digits", "--data.binarize", "true", "--data.train_size", "200")
     options = ("--features", "4", "--epochs", "4", "--batch_size", "32", "--validation", "40", "--patience", "2")
+    options = (*options, "--decay", "0.6")
     line = ("fit", "--model", *model.split(), *data, *options)
     done = tn(*line, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr

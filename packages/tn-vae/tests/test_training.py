@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from test_vae import SHAPE, make, striped, trainer
 
-from tn_core.training import BestWeights, Items, SeedEpochs, batches, hold_out
+from tn_core.training import BestWeights, Decay, Items, SeedEpochs, batches, hold_out
 from tn_priors import TRIP, GaussianMixture, StandardNormal, VampPrior
 from tn_vae import CPVAE, HVAE, MLP, GatedMLP
 
@@ -209,6 +209,22 @@ def test_held_out_items(dynamic):
     else:
         assert torch.equal(held.x, x[held.y[:, 0]])
     assert not torch.equal(hold_out(items, 8, seed=2)[1].y, held.y)
+
+
+def test_learning_rates_fall_at_the_end():
+    model = models()["HVAE"].train()
+    model.learning_rate, model.prior_learning_rate = 0.5, 0.5
+    rates = []
+
+    class Rates(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            rates.extend(group["lr"] for group in optimizer.param_groups)
+
+    run = Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Decay(0.5), Rates()]
+    )
+    run.fit(model, batches(Items(*striped(64)), 32, 0))
+    assert rates == pytest.approx([0.5] * 5 + [0.5 * (1 - k / 4) for k in (1, 2, 3)])
 
 
 def test_the_best_epoch_is_kept(tmp_path):

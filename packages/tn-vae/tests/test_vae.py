@@ -15,7 +15,7 @@ from tn_core.components import build
 from tn_core.plugins import PluginHost
 from tn_core.storage import describe, load_model, save_model
 from tn_core.training import DataOnDevice, Items, SeedEpochs, batches
-from tn_priors import TRIP, TTLP, GaussianMixture, StandardNormal
+from tn_priors import TRIP, TTLP, Continuous, GaussianMixture, StandardNormal
 from tn_vae import MLP, VAE
 
 SHAPE = (1, 2, 2)
@@ -109,18 +109,46 @@ def test_the_objective_is_that_of_both_papers():
 
 
 @pytest.mark.parametrize("weight", [0.0, 3.0])
-def test_the_loss_is_the_bound_and_the_label_term(weight):
-    model = make(TRIP(3, 4, 5, labels=[2]), label_weight=weight, warmup_steps=0)
+@pytest.mark.parametrize("guesses", [False, True])
+def test_the_loss_is_the_bound_and_the_label_term(weight, guesses):
+    model = make(TRIP(3, 4, 5, labels=[2, 3]), label_weight=weight, confidence=1, warmup_steps=0)
     model.log = model.log_dict = lambda *_, **__: None  # no trainer here
-    x, y = striped(16)
+    x, y = striped(64)
+    y = torch.cat([y, y], 1)
+    y[:32, 0], y[16:, 1] = -1, -1
+    posteriors = model.prior.label_posteriors(model.encode(x), y)
+    unknown = torch.cat([p.amax(-1)[v < 0] for p, v in zip(posteriors, y.unbind(1), strict=True)])
+    assert len(unknown) == 32 + 48
+    if guesses:
+        model.confidence = float(unknown.median())
     torch.manual_seed(5)
     loss = model.training_step((x, y), 0)
     torch.manual_seed(5)
     bound = model.elbo(x, y).mean()
     torch.manual_seed(5)
     z = model.posterior(x).rsample()
-    label = (model.log_joint(z, y) - model.prior().log_prob(z)).mean()
+    label = (model.log_joint(z, y) - model.prior().log_prob(z)).sum() / (48 / 2)
+    sure = y.clone()
+    for i, j in (y < 0).nonzero().tolist():
+        if guesses and posteriors[j][i].max() >= model.confidence:
+            sure[i, j] = posteriors[j][i].argmax()
+    label = label + (model.log_joint(z, sure) - model.log_joint(z, y)).mean()
     assert torch.allclose(loss, -bound - weight * label, atol=1e-5)
+
+
+def test_continuous_labels_train():
+    model = make(TRIP(3, 4, 5, labels=[2, Continuous(4, -2, 2)]), confidence=0.5, warmup_steps=0)
+    x, y = striped(64)
+    y = torch.cat([y.float(), torch.randn(64, 1)], 1)
+    y[::2, 0], y[1::4, 1] = -1, torch.nan
+    assert model._known(y).sum(0).tolist() == [32, 48]
+    sure = model._with_sure_labels(model.encode(x), y)
+    assert torch.equal(sure[:, 1].isnan(), y[:, 1].isnan())
+    assert (sure[::2, 0] >= 0).all()
+    assert torch.equal(sure[1::2, 0], y[1::2, 0])
+    loss, _ = model.objective(x, y)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -244,6 +272,7 @@ def test_latents_far_away_stay_finite():
         ({"deviation": 0.0}, "deviation must be positive"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"label_weight": -1.0}, "label_weight must not be negative"),
+        ({"confidence": 90.0}, "confidence must be from 0 to 1, got 90"),
         ({"warmup_steps": -1}, "warmup_steps must not be negative"),
         ({"prior": zuko.flows.NSF(3), "fit_prior": "afterwards"}, "needs a prior with a method fit"),
     ],

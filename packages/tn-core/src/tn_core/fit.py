@@ -39,6 +39,7 @@ def fit(
     seed: int = 0,
     validation: int = 0,
     patience: int | None = None,
+    decay: float = 0.0,
     data_root: str = "data",
     resume: bool = False,
     accelerator: str = "auto",
@@ -62,6 +63,7 @@ def fit(
         validation: how many of the training items to hold out, to measure the model on after every epoch. The model of
             the best epoch is kept.
         patience: stop after so many epochs without a better one.
+        decay: the share of the training, at its end, in which the learning rates fall linearly to zero.
         data_root: where data sets keep their files.
         resume: go on from the last checkpoint in ``out``; the other options are read from there.
         accelerator: "auto", "cpu", "gpu", as in Lightning.
@@ -78,6 +80,8 @@ def fit(
     check_range(0, MOST_SEED, seed=seed)
     check_range(0, validation=validation)
     check_range(1, patience=patience)
+    if not 0 <= decay <= 1:
+        raise UserError(f"decay must be from 0 to 1, got {decay}")
     if patience is not None and not validation:
         raise UserError("--patience needs items to measure on: --validation 10000, say")
     first = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0  # of several processes
@@ -115,6 +119,8 @@ def fit(
         keeping.append(training.BestWeights(folder))
         if patience is not None:
             keeping.append(lightning.callbacks.EarlyStopping(training.VALIDATION, patience=patience, mode="max"))
+    if decay:
+        keeping.append(training.Decay(decay))
 
     terminal = sys.stderr.isatty()
     bars = [lightning.callbacks.TQDMProgressBar(refresh_rate=20)] if terminal else []

@@ -28,6 +28,7 @@ __all__ = [
     "VALIDATION",
     "BestWeights",
     "DataOnDevice",
+    "Decay",
     "EpochBatches",
     "History",
     "Items",
@@ -161,6 +162,25 @@ class SeedEpochs(Callback):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
+
+
+class Decay(Callback):
+    """Lets all learning rates fall linearly to zero at the end of training.
+
+    Arguments:
+        share: of the training's steps, above 0 and at most 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Depends on the step alone, so that a run that goes on has the same rates."""
+        epochs: Any = trainer.max_epochs
+        done = (trainer.current_epoch + batch_idx / trainer.num_training_batches) / epochs
+        for optimiser in trainer.optimizers:
+            for group in optimiser.param_groups:
+                group["lr"] = min(1.0, (1 - done) / self.share) * group.setdefault("initial_lr", group["lr"])
 
 
 class LastCheckpoint(Checkpoint):

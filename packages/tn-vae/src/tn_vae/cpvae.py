@@ -235,7 +235,7 @@ class CPVAE(Autoencoder):
 
         batches: Any = self.trainer.train_dataloader
         z, _ = self.latents_of(batches)
-        found = mixture.GaussianMixture(self.categories, n_init=5, random_state=0).fit(z.double().cpu().numpy())
+        found = mixture.GaussianMixture(self.categories, n_init=10, random_state=0).fit(z.double().cpu().numpy())
         weights, means, covariances = (
             torch.from_numpy(x).to(z) for x in (found.weights_, found.means_, found.covariances_)
         )

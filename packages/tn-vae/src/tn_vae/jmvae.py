@@ -20,7 +20,7 @@ from zuko.lazy import LazyDistribution
 from tn_core.components import Component
 from tn_vae.autoencoder import Likelihood, Normals, check_not_negative, divergence, normal
 from tn_vae.joint import JointAutoencoder
-from tn_vae.labels import perceptron
+from tn_vae.labels import mean_where_known, perceptron
 
 __all__ = ["JMVAE"]
 
@@ -36,7 +36,7 @@ class JMVAE(JointAutoencoder):
         labels: the number of values of each label.
         hidden: units of the layers between labels and latents.
         alpha: the weight of the divergences between the encoders.
-        label_weight: the weight of log p(y_ob | z), in addition to its part in the bound.
+        label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bound.
         likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
             in (0, 1)) or "gaussian_real" (any means).
         deviation: the standard deviation of the Gaussian likelihoods.
@@ -56,7 +56,7 @@ class JMVAE(JointAutoencoder):
         labels: Sequence[int],
         hidden: int = 128,
         alpha: float = 0.1,
-        label_weight: float = 10.0,
+        label_weight: float = 3.0,
         likelihood: Likelihood = "bernoulli",
         deviation: float = 0.1,
         warmup_steps: int = 500,
@@ -79,14 +79,15 @@ class JMVAE(JointAutoencoder):
         of_image, of_both = self.posteriors(x, y)
         z = of_both.rsample()
         reconstruction = self.log_likelihood(x, z).mean()
-        label = self.label_decoder.log_prob(z, y).mean()
+        label = self.label_decoder.log_prob(z, y)
         away = divergence(of_both, self.prior(), z).mean()
         apart = (kl_divergence(of_both, of_image) + kl_divergence(of_both, self.given_labels(y))).mean()
-        loss = self.warmth * away - reconstruction - (1 + self.label_weight) * label + self.alpha * apart
-        return loss, {
-            "elbo_joint": reconstruction + label - away,
+        bound = reconstruction + label.mean() - self.warmth * away
+        log_p_labels = mean_where_known(label, y >= 0)
+        return self.alpha * apart - bound - self.label_weight * log_p_labels, {
+            "elbo_joint": reconstruction + label.mean() - away,
             "reconstruction": reconstruction,
             "divergence": away,
             "divergence_encoders": apart,
-            "log_p_labels": label,
+            "log_p_labels": log_p_labels,
         }

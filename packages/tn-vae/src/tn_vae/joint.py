@@ -31,7 +31,7 @@ class JointAutoencoder(Autoencoder):
         features: the number of latents.
         labels: the number of values of each label.
         hidden: units of the layer between image, labels and q(z | x, y).
-        label_weight: the weight of log p(y_ob | z), in addition to its part in the bounds.
+        label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bounds.
         training: the arguments of :class:`Autoencoder` after its network and prior.
     """
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LabelDecoder", "Labels", "perceptron"]
+__all__ = ["LabelDecoder", "Labels", "mean_where_known", "perceptron"]
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -17,6 +17,16 @@ def perceptron(*widths: int) -> nn.Sequential:
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers[:-1])
+
+
+def mean_where_known(log_p: Tensor, known: Tensor) -> Tensor:
+    """The mean of log p(y_ob | ...), (batch,), over the labelled items, where one with half of its labels counts half.
+
+    Arguments:
+        log_p: (batch,), zero where no label is known.
+        known: bool (batch, labels).
+    """
+    return log_p.sum() / known.to(log_p).mean(-1).sum().clamp_min(1)
 
 
 class Labels(nn.Module):

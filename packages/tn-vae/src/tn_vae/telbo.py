@@ -22,6 +22,7 @@ from zuko.lazy import LazyDistribution
 from tn_core.components import Component
 from tn_vae.autoencoder import Likelihood, Normals, divergence
 from tn_vae.joint import JointAutoencoder
+from tn_vae.labels import mean_where_known
 
 __all__ = ["TELBO"]
 
@@ -36,7 +37,7 @@ class TELBO(JointAutoencoder):
         features: the number of latents.
         labels: the number of values of each label.
         hidden: units of the layer between image, labels and q(z | x, y).
-        label_weight: the weight of log p(y_ob | z), in addition to its part in the bounds.
+        label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bounds.
         likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
             in (0, 1)) or "gaussian_real" (any means).
         deviation: the standard deviation of the Gaussian likelihoods.
@@ -55,7 +56,7 @@ class TELBO(JointAutoencoder):
         features: int,
         labels: Sequence[int],
         hidden: int = 128,
-        label_weight: float = 10.0,
+        label_weight: float = 3.0,
         likelihood: Likelihood = "bernoulli",
         deviation: float = 0.1,
         warmup_steps: int = 500,
@@ -83,16 +84,18 @@ class TELBO(JointAutoencoder):
         of_labels, p = self.given_labels(y), self.prior()
         z_image, z_both, z_labels = of_image.rsample(), of_both.rsample(), of_labels.rsample()
         reconstruction = self.log_likelihood(x, torch.stack([z_both, z_image])).mean(1)
-        label = torch.stack([self.label_decoder.log_prob(z, y).mean() for z in (z_both, z_labels)])
+        label = self.label_decoder.log_prob(torch.stack([z_both, z_labels]), y)
+        log_p_labels = torch.stack([mean_where_known(each, y >= 0) for each in label])
+        label = label.mean(1)
         away = torch.stack(
             [divergence(q, p, z).mean() for q, z in ((of_both, z_both), (of_image, z_image), (of_labels, z_labels))]
         )
-        loss = self.warmth * away.sum() - reconstruction.sum() - (1 + self.label_weight) * label.sum()
-        return loss, {
+        bounds = reconstruction.sum() + label.sum() - self.warmth * away.sum()
+        return -bounds - self.label_weight * log_p_labels.sum(), {
             "elbo": reconstruction[1] - away[1],
             "reconstruction": reconstruction[1],
             "divergence": away[1],
             "elbo_joint": reconstruction[0] + label[0] - away[0],
             "elbo_labels": label[1] - away[2],
-            "log_p_labels": label[0],
+            "log_p_labels": log_p_labels[0],
         }

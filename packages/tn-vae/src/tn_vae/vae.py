@@ -5,9 +5,14 @@ r"""The variational autoencoder with any prior, and with labels of which any may
 which is VAE-TTLP equation 6 and, the same, TRIP equation 14. The prior's joint log p(z, y_ob) is exact whatever part of
 the labels is observed.
 
+Where few labels are known the bound hardly feels them. The label term gives them a weight of their own, and takes for
+known what the prior is sure of at the posterior's mean, to be told from a sample of it.
+
 References:
     Kingma and Welling, Auto-Encoding Variational Bayes, 2013, https://arxiv.org/abs/1312.6114
     Burda et al., Importance Weighted Autoencoders, 2015, https://arxiv.org/abs/1509.00519
+    Lee, Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method, 2013
+    Sohn et al., FixMatch, 2020, https://arxiv.org/abs/2001.07685 (the threshold)
     Kuznetsov et al., Subset-Conditioned Generation (VAE-TTLP), 2018, section 3
     Kuznetsov et al., A Prior of a Googol Gaussians (TRIP), 2019, sections 3.1 and 4
 """
@@ -21,6 +26,7 @@ from torch.distributions import Distribution, Independent, Normal
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
+from tn_priors.labels import Continuous
 from tn_vae.autoencoder import (
     Autoencoder,
     Likelihood,
@@ -30,6 +36,7 @@ from tn_vae.autoencoder import (
     divergence,
     same_in_all_processes,
 )
+from tn_vae.labels import mean_where_known
 
 __all__ = ["VAE"]
 
@@ -51,7 +58,10 @@ class VAE(Autoencoder):
             ``reinitialize_every`` epochs: "never"; "random" as TRIP does it, one-dimensional mixtures and random cores;
             "fit" by the prior's method ``fit``.
         reinitialize_every: epochs (TRIP: 5).
-        label_weight: the weight of log p(y_ob | z), in addition to its part in the bound; 0 is the papers' bound.
+        label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bound; 0 is
+            the papers' bound.
+        confidence: unknown labels with a value of at least this probability given z count as known in the label term
+            (pseudo-labels); 1: none do.
         warmup_steps: steps over which the weight of the divergence from the prior grows from 0.1 to 1.
         learning_rate: of the networks (Adam).
         prior_learning_rate: of the prior.
@@ -69,7 +79,8 @@ class VAE(Autoencoder):
         fit_prior: Literal["jointly", "afterwards"] = "jointly",
         reinitialize: Literal["never", "random", "fit"] = "never",
         reinitialize_every: int = 5,
-        label_weight: float = 10.0,
+        label_weight: float = 1.0,
+        confidence: float = 0.9,
         warmup_steps: int = 500,
         learning_rate: float = 2e-3,
         prior_learning_rate: float = 1e-2,
@@ -87,7 +98,9 @@ class VAE(Autoencoder):
                 raise ValueError(f"{option} needs a prior with a method {method}; {type(prior).__name__} has none")
         check_at_least_one(reinitialize_every=reinitialize_every)
         check_not_negative(label_weight=label_weight)
-        self.fit_prior, self.label_weight = fit_prior, label_weight
+        if not 0 <= confidence <= 1:
+            raise ValueError(f"confidence must be from 0 to 1, got {confidence}")
+        self.fit_prior, self.label_weight, self.confidence = fit_prior, label_weight, confidence
         self.reinitialize, self.reinitialize_every = reinitialize, reinitialize_every
 
     def log_joint(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -129,17 +142,38 @@ class VAE(Autoencoder):
         z = q.rsample()
         reconstruction = self.log_likelihood(x, z).mean()
         if self.trains_prior:
-            away = self._divergence(q, z, y).mean()
+            each = self._divergence(q, z, y)
         else:
-            away = divergence(q, Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1), z).mean()
+            each = divergence(q, Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1), z)
+        away = each.mean()
         loss = self.warmth * away - reconstruction
         found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
         if y is not None and self.has_labels and self.label_weight > 0 and self.trains_prior:
-            # E_q log p(y_ob | z) = E_q [log p(z, y_ob) - log p(z)]
-            label = -(away + q.entropy().mean()) - self.prior().log_prob(z).mean()
-            loss = loss - self.label_weight * label
+            log_p = -each - q.entropy()  # log p(z, y_ob)
+            label = mean_where_known(log_p - self.prior().log_prob(z), self._known(y))
             found["log_p_labels"] = label
+            if self.confidence < 1:
+                sure = self._with_sure_labels(q.mean, y)
+                guessed = (self.prior.log_prob_joint(z, sure) - log_p).mean()
+                found["log_p_guessed"] = guessed
+                label = label + guessed
+            loss = loss - self.label_weight * label
         return loss, found
+
+    def _known(self, y: Tensor) -> Tensor:
+        """Which labels are known, bool (batch, labels)."""
+        columns = zip(self.prior.labels, y.unbind(-1), strict=True)
+        return torch.stack([~v.isnan() if isinstance(label, Continuous) else v >= 0 for label, v in columns], -1)
+
+    @torch.no_grad()
+    def _with_sure_labels(self, z: Tensor, y: Tensor) -> Tensor:
+        """The labels, with those unknown categorical ones of which p(y_j | z, other known labels) is sure."""
+        found = []
+        for p, label, value in zip(self.prior.label_posteriors(z, y), self.prior.labels, y.unbind(-1), strict=True):
+            probability, best = p.max(-1)
+            sure = (value < 0) & (probability >= self.confidence) & (not isinstance(label, Continuous))
+            found.append(torch.where(sure, best.to(value), value))
+        return torch.stack(found, -1)
 
     @property
     def trains_prior(self) -> bool:
