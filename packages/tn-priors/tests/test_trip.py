@@ -384,6 +384,23 @@ def test_start_near_a_mixture_depends_and_starts_between_the_ends():
 
 
 @pytest.mark.parametrize("kind", [TRIP, TTLP])
+def test_a_few_labels_are_enough_for_a_start_that_is_sure(kind):
+    torch.manual_seed(0)
+    centres = 3 * torch.eye(3, 4)
+    y = torch.randint(3, (6000, 1))
+    z = centres[y[:, 0]] + 0.6 * torch.randn(6000, 4)
+    hidden = torch.full_like(y, -1)
+    hidden[5000:5030] = y[5000:5030]  # half a per cent, not the first ones
+    prior = kind(4, 8, 6, labels=[3])
+    prior.fit(z, hidden, steps=0)
+    found = prior.label_posteriors(z)[0]
+    truth = torch.distributions.MultivariateNormal(centres, 0.36 * torch.eye(4)).log_prob(z.unsqueeze(1)).softmax(-1)
+    assert (found.argmax(-1) == y[:, 0]).double().mean() > (truth.argmax(-1) == y[:, 0]).double().mean() - 0.02
+    score = found.gather(-1, y).log().mean()
+    assert score > truth.gather(-1, y).log().mean() - 0.15
+
+
+@pytest.mark.parametrize("kind", [TRIP, TTLP])
 @pytest.mark.parametrize(
     "wrong",
     [

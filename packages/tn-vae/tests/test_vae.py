@@ -116,11 +116,12 @@ def test_the_loss_is_the_bound_and_the_label_term(weight, guesses):
     x, y = striped(64)
     y = torch.cat([y, y], 1)
     y[:32, 0], y[16:, 1] = -1, -1
+    model.seen.fill_(True)
     posteriors = model.prior.label_posteriors(model.encode(x), y)
     unknown = torch.cat([p.amax(-1)[v < 0] for p, v in zip(posteriors, y.unbind(1), strict=True)])
     assert len(unknown) == 32 + 48
     if guesses:
-        model.confidence = float(unknown.median())
+        model.confidence = unknown.median().item()
     torch.manual_seed(5)
     loss = model.training_step((x, y), 0)
     torch.manual_seed(5)
@@ -142,6 +143,8 @@ def test_continuous_labels_train():
     y = torch.cat([y.float(), torch.randn(64, 1)], 1)
     y[::2, 0], y[1::4, 1] = -1, torch.nan
     assert model._known(y).sum(0).tolist() == [32, 48]
+    assert torch.equal(model._with_sure_labels(model.encode(x), y)[:, 0], y[:, 0])  # nothing was learned of it yet
+    model.seen[0] = True
     sure = model._with_sure_labels(model.encode(x), y)
     assert torch.equal(sure[:, 1].isnan(), y[:, 1].isnan())
     assert (sure[::2, 0] >= 0).all()

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 # expectation maximisation sees at most so many samples: its statistics are averages, and it holds them all at once
-MOST_SAMPLES = 10_000
+MOST_SAMPLES = 20_000
+MOST_SAMPLES_1D = 5_000
 
 
 def check_latents(z: Tensor, features: int) -> None:
@@ -60,7 +61,7 @@ def mixtures_1d(z: Tensor, components: int, iterations: int = 50) -> tuple[Tenso
     Returns:
         Means, deviations and weights, each (features, components).
     """
-    z = z[:MOST_SAMPLES]
+    z = z[:MOST_SAMPLES_1D]
     spread = z.std(0).clamp_min(1e-3).unsqueeze(1)  # shape: (features, 1)
     levels = (torch.arange(components).to(z) + 0.5) / components
     # equal quantiles (a collapsed or discrete column) are told apart by a hair
@@ -99,11 +100,14 @@ def mixture_of_products(
     mixing = share.mean(0)
     tables = [w.new_full((products, w.shape[1]), 1 / w.shape[1]) for w in weights]
     tiny = torch.finfo(mixing.dtype).tiny
+    informed = [None if known.all() else known for known in ((w != w[:, :1]).any(1) for w in weights)]
     for _ in range(iterations):
         log_share = mixing.log().expand(len(share), -1)
         for k, w in enumerate(weights):
-            # expected counts of the values in each product; a pinch of each, so that none is ruled out for ever
-            counts = tables[k] * ((share / (w @ tables[k].T).clamp_min(tiny)).T @ w) + 1e-4
+            # expected counts of the values in each product; a pinch of each, so that none is ruled out for ever.
+            # Samples that say nothing are left out: their counts are the table itself, which would hold it where it is
+            here, told = (share, w) if informed[k] is None else (share[informed[k]], w[informed[k]])
+            counts = tables[k] * ((here / (told @ tables[k].T).clamp_min(tiny)).T @ told) + 1e-4
             tables[k] = counts / counts.sum(1, keepdim=True)
             log_share = log_share + (w @ tables[k].T).clamp_min(tiny).log()
         share = log_share.softmax(-1)
@@ -116,7 +120,10 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
     """Fits a mixture of ``rank`` products to latents and labels and writes it into the prior. Starts at a k-means."""
     from sklearn.cluster import KMeans
 
-    kept = torch.randperm(len(z), device=z.device)[:MOST_SAMPLES]
+    kept = torch.randperm(len(z), device=z.device)
+    if y is not None:  # those with labels are few where it matters
+        kept = kept[torch.argsort((y[kept] >= 0).any(1), descending=True, stable=True)]
+    kept = kept[:MOST_SAMPLES]
     z, y = z[kept], None if y is None else y[kept]
     means, deviations, _ = mixtures_1d(z, prior.components)
     prior.means.copy_(means)

@@ -194,7 +194,7 @@ class Autoencoder(LightningModule):
                 same_in_all_processes(part)
 
     @torch.no_grad()
-    def latents_of(self, batches: Any, limit: int = 20_000) -> tuple[Tensor, Tensor | None]:
+    def latents_of(self, batches: Any, limit: int = 60_000) -> tuple[Tensor, Tensor | None]:
         """Posterior samples of at most ``limit`` items of a loader, and their labels if it has any."""
         training = self.training
         self.eval()

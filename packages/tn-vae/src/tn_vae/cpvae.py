@@ -68,7 +68,8 @@ class CPVAE(Autoencoder):
         temperature: of the relaxed categories at the start.
         final_temperature: reached after ``temperature_steps``.
         temperature_steps: steps over which the temperature falls, exponentially.
-        straight_through: whether the decoder is given one-hot categories, with the gradient of the relaxed ones.
+        straight_through: whether the decoder is given one-hot categories, with the gradient of the relaxed ones. Given
+            relaxed ones, the networks may learn to say more by them than the divergences, of one-hot ones, count.
         start_epochs: epochs at first in which categories are drawn from p(c) and say nothing of the data. At their end
             the categories start as the clusters that a mixture of Gaussians, of full covariances, finds in the
             latents; this needs a GaussianMixture as prior. 0: they are inferred from the first step on.
@@ -97,7 +98,7 @@ class CPVAE(Autoencoder):
         temperature: float = 1.0,
         final_temperature: float = 0.5,
         temperature_steps: int = 100_000,
-        straight_through: bool = False,
+        straight_through: bool = True,
         start_epochs: int = 0,
         likelihood: Likelihood = "bernoulli",
         deviation: float = 0.1,
@@ -234,7 +235,7 @@ class CPVAE(Autoencoder):
         from sklearn import mixture
 
         batches: Any = self.trainer.train_dataloader
-        z, _ = self.latents_of(batches)
+        z, _ = self.latents_of(batches, 20_000)
         found = mixture.GaussianMixture(self.categories, n_init=10, random_state=0).fit(z.double().cpu().numpy())
         weights, means, covariances = (
             torch.from_numpy(x).to(z) for x in (found.weights_, found.means_, found.covariances_)

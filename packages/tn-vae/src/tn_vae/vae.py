@@ -70,6 +70,8 @@ class VAE(Autoencoder):
         ValueError: if a number is out of its range or the parts do not fit.
     """
 
+    seen: Tensor
+
     def __init__(
         self,
         network: Annotated[nn.Module, Component("networks", "SmallConv")],
@@ -79,7 +81,7 @@ class VAE(Autoencoder):
         fit_prior: Literal["jointly", "afterwards"] = "jointly",
         reinitialize: Literal["never", "random", "fit"] = "never",
         reinitialize_every: int = 5,
-        label_weight: float = 1.0,
+        label_weight: float = 3.0,
         confidence: float = 0.9,
         warmup_steps: int = 500,
         learning_rate: float = 2e-3,
@@ -102,6 +104,8 @@ class VAE(Autoencoder):
             raise ValueError(f"confidence must be from 0 to 1, got {confidence}")
         self.fit_prior, self.label_weight, self.confidence = fit_prior, label_weight, confidence
         self.reinitialize, self.reinitialize_every = reinitialize, reinitialize_every
+        # which labels were ever known: of others the prior cannot be sure
+        self.register_buffer("seen", torch.zeros(len(getattr(prior, "labels", ())), dtype=torch.bool))
 
     def log_joint(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """log p(z, y_ob) in nats; without labels, or with a prior that has none, log p(z)."""
@@ -150,7 +154,9 @@ class VAE(Autoencoder):
         found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
         if y is not None and self.has_labels and self.label_weight > 0 and self.trains_prior:
             log_p = -each - q.entropy()  # log p(z, y_ob)
-            label = mean_where_known(log_p - self.prior().log_prob(z), self._known(y))
+            known = self._known(y)
+            self.seen |= known.any(0)
+            label = mean_where_known(log_p - self.prior().log_prob(z), known)
             found["log_p_labels"] = label
             if self.confidence < 1:
                 sure = self._with_sure_labels(q.mean, y)
@@ -169,9 +175,10 @@ class VAE(Autoencoder):
     def _with_sure_labels(self, z: Tensor, y: Tensor) -> Tensor:
         """The labels, with those unknown categorical ones of which p(y_j | z, other known labels) is sure."""
         found = []
-        for p, label, value in zip(self.prior.label_posteriors(z, y), self.prior.labels, y.unbind(-1), strict=True):
+        columns = (self.prior.label_posteriors(z, y), self.prior.labels, y.unbind(-1), self.seen)
+        for p, label, value, seen in zip(*columns, strict=True):
             probability, best = p.max(-1)
-            sure = (value < 0) & (probability >= self.confidence) & (not isinstance(label, Continuous))
+            sure = (value < 0) & (probability >= self.confidence) & seen & (not isinstance(label, Continuous))
             found.append(torch.where(sure, best.to(value), value))
         return torch.stack(found, -1)
 
