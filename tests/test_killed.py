@@ -131,7 +131,7 @@ def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) 
     [
         "VAE --model.prior TRIP --model.prior.rank 3 --model.reinitialize fit --model.reinitialize_every 1",
         "VAE --model.prior VampPrior --model.prior.components 5 --model.prior.start data",
-        "CPVAE --model.prior.components 5",
+        "CPVAE --model.prior.components 5 --model.start_epochs 2",
         "CVAE",
         "TELBO",
         "JMVAE --model.prior TRIP --model.prior.rank 3",

@@ -91,7 +91,7 @@ def test_categories_start_as_clusters_of_the_latents():
     def starts():
         assert model.posteriors(x)[1].probs.allclose(torch.tensor(0.5))  # they say nothing before
         seen.append(model.encode(x)[:, :2])
-        start(400)
+        start()
         seen.append(model.given(model.posteriors(x)[0], torch.eye(2)[0].expand(len(x), 2)).mean)
         assert not run.optimizers[0].state
 

@@ -227,7 +227,7 @@ class CPVAE(Autoencoder):
         total = counts.reshape(-1, self.categories).sum(0)
         self.shares.copy_(total / total.sum())
 
-    def _start_categories(self, steps: int = 2_000) -> None:
+    def _start_categories(self) -> None:
         """The categories become clusters of the latents: q(c | x) learns to tell them, p(z | c) gets their moments.
 
         Within the epoch, so that its checkpoint holds what was found.
@@ -250,7 +250,7 @@ class CPVAE(Autoencoder):
         optimiser = torch.optim.Adam(self.network.encoder.parameters(), self.learning_rate)
         self.inferred.fill_(1.0)
         every = (x.to(self.device) for _ in itertools.count() for x, _ in some_items(batches, sys.maxsize))
-        for x in itertools.islice(every, steps):
+        for x in itertools.islice(every, min(2_000, 20 * len(batches))):
             with torch.no_grad():
                 numbers_before = before(x)[..., : 2 * self.features]
                 z = self.given(numbers_before, self._one_hot(numbers_before.new_zeros(len(x)).long())).mean
