@@ -141,9 +141,9 @@ def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) 
 def test_every_model_measured_on_data_drawn_anew(tn: Tn, tmp_path: Path, killer: str, model: str) -> None:
     """With dynamic binarisation, falling rates, and the best epoch of a validation set: the same after a kill."""
     data = ("--data", "digits", "--data.binarize", "true", "--data.train_size", "200")
-    options = ("--features", "4", "--epochs", "4", "--batch_size", "32", "--validation", "40", "--patience", "2")
-    options = (*options, "--decay", "0.6")
-    line = ("fit", "--model", *model.split(), *data, *options)
+    options = ("--features", "4", "--epochs", "4", "--batch_size", "32", "--decay", "0.6")
+    held_out = ("--validation", "40", "--patience", "2")
+    line = ("fit", "--model", *model.split(), *data, *options, *held_out)
     done = tn(*line, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     killed = tn(*line, "--out", tmp_path / "run", PYTHONPATH=killer, KILL_AT="os.rename:/last.ckpt:2")

@@ -220,10 +220,7 @@ def test_learning_rates_fall_at_the_end():
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             rates.extend(group["lr"] for group in optimizer.param_groups)
 
-    run = Trainer(
-        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Decay(0.5), Rates()]
-    )
-    run.fit(model, batches(Items(*striped(64)), 32, 0))
+    trainer(4, Decay(0.5), Rates()).fit(model, batches(Items(*striped(64)), 32, 0))
     assert rates == pytest.approx([0.5] * 5 + [0.5 * (1 - k / 4) for k in (1, 2, 3)])
 
 

@@ -80,6 +80,11 @@ def mixtures_1d(z: Tensor, components: int, iterations: int = 50) -> tuple[Tenso
     return means, deviations, weights
 
 
+def _informative(weights: Tensor) -> Tensor:
+    """Which samples, bool (samples,), weigh the values of a variable, (samples, N), differently."""
+    return (weights != weights[:, :1]).any(1)
+
+
 @torch.no_grad()
 def mixture_of_products(
     weights: Sequence[Tensor], start: Tensor, products: int, iterations: int = 30
@@ -100,14 +105,14 @@ def mixture_of_products(
     mixing = share.mean(0)
     tables = [w.new_full((products, w.shape[1]), 1 / w.shape[1]) for w in weights]
     tiny = torch.finfo(mixing.dtype).tiny
-    informed = [None if known.all() else known for known in ((w != w[:, :1]).any(1) for w in weights)]
+    # samples that say nothing of a variable are left out of its counts: theirs are the table itself, and would hold it
+    informed = [slice(None) if rows.all() else rows for rows in map(_informative, weights)]
+    told = [w[rows] for w, rows in zip(weights, informed, strict=True)]
     for _ in range(iterations):
         log_share = mixing.log().expand(len(share), -1)
         for k, w in enumerate(weights):
-            # expected counts of the values in each product; a pinch of each, so that none is ruled out for ever.
-            # Samples that say nothing are left out: their counts are the table itself, which would hold it where it is
-            here, told = (share, w) if informed[k] is None else (share[informed[k]], w[informed[k]])
-            counts = tables[k] * ((here / (told @ tables[k].T).clamp_min(tiny)).T @ told) + 1e-4
+            # expected counts of the values in each product; a pinch of each, so that none is ruled out for ever
+            counts = tables[k] * ((share[informed[k]] / (told[k] @ tables[k].T).clamp_min(tiny)).T @ told[k]) + 1e-4
             tables[k] = counts / counts.sum(1, keepdim=True)
             log_share = log_share + (w @ tables[k].T).clamp_min(tiny).log()
         share = log_share.softmax(-1)
@@ -120,18 +125,19 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
     """Fits a mixture of ``rank`` products to latents and labels and writes it into the prior. Starts at a k-means."""
     from sklearn.cluster import KMeans
 
+    evidence = prior.label_evidence(y)
     kept = torch.randperm(len(z), device=z.device)
-    if y is not None:  # those with labels are few where it matters
-        kept = kept[torch.argsort((y[kept] >= 0).any(1), descending=True, stable=True)]
+    if evidence:  # those with labels are few where it matters
+        labelled = torch.stack([_informative(w) for w in evidence.values()]).any(0)
+        kept = kept[torch.argsort(labelled[kept], descending=True, stable=True)]
     kept = kept[:MOST_SAMPLES]
-    z, y = z[kept], None if y is None else y[kept]
+    z = z[kept]
     means, deviations, _ = mixtures_1d(z, prior.components)
     prior.means.copy_(means)
     prior.log_deviations.copy_(deviations.log())
     log_weights = list(normal_log_density(z.unsqueeze(-1), means, deviations).unbind(1))
-    evidence = prior.label_evidence(y)
-    for j, size in enumerate(prior.sizes[prior.features :]):
-        log_weights.append(evidence.get(prior.features + j, z.new_zeros(len(z), size)))
+    for variable, size in enumerate(prior.sizes[prior.features :], prior.features):
+        log_weights.append(evidence[variable][kept] if variable in evidence else z.new_zeros(len(z), size))
     weights = [torch.exp(w - w.amax(-1, keepdim=True)) for w in log_weights]
     rank = prior.chain.rank
     clusters = KMeans(min(rank, len(z)), n_init=1, random_state=0).fit_predict(z.cpu().numpy())

@@ -160,15 +160,26 @@ class GaussianMixture(LazyDistribution):
         if not bool(torch.isfinite(z).all()):
             raise ValueError("z must be finite, got NaN or infinity")
         if self.weights == "uniform":
-            means, deviations = _equally_weighted(z.detach().double().cpu(), self.components, seed)
-            self.means.copy_(means)
-            self.log_deviations.copy_(deviations.log())
+            means, variances = _equally_weighted(z.detach().double().cpu(), self.components, seed)
+            self.set_mixture(torch.ones(self.components), means, variances)
             return
         em = mixture.GaussianMixture(self.components, covariance_type="diag", max_iter=500, random_state=seed)
         em.fit(z.detach().double().cpu().numpy())
-        self.logits.copy_(torch.from_numpy(em.weights_).log())
-        self.means.copy_(torch.from_numpy(em.means_))
-        self.log_deviations.copy_(torch.from_numpy(em.covariances_).log() / 2)
+        self.set_mixture(*map(torch.from_numpy, (em.weights_, em.means_, em.covariances_)))
+
+    @torch.no_grad()
+    def set_mixture(self, weights: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Writes a mixture into the parameters; weights that are uniform stay so.
+
+        Arguments:
+            weights: (components,).
+            means: (components, features).
+            variances: (components, features).
+        """
+        if self.weights == "learned":
+            self.logits.copy_(weights.log())
+        self.means.copy_(means)
+        self.log_deviations.copy_(variances.log() / 2)
 
     def extra_repr(self) -> str:
         """The numbers of latents and of Gaussians."""
@@ -264,7 +275,7 @@ def log_densities(value: Tensor, means: Tensor, deviations: Tensor) -> Tensor:
 
 
 def _equally_weighted(z: Tensor, components: int, seed: int, iterations: int = 500) -> tuple[Tensor, Tensor]:
-    """Means and deviations (components, features) by expectation maximisation with equal weights, from a k-means.
+    """Means and variances (components, features) by expectation maximisation with equal weights, from a k-means.
 
     scikit-learn's mixtures have no fixed weights. Variances have 10^-6 added, as there.
     """
@@ -276,14 +287,14 @@ def _equally_weighted(z: Tensor, components: int, seed: int, iterations: int = 5
     for _ in range(iterations):
         mass = share.sum(0).unsqueeze(1) + 1e-12
         means = share.T @ z / mass
-        deviations = (share.T @ z**2 / mass - means**2).clamp_min(0).add(1e-6).sqrt()
-        log_p = log_densities(z, means, deviations)
+        variances = (share.T @ z**2 / mass - means**2).clamp_min(0).add(1e-6)
+        log_p = log_densities(z, means, variances.sqrt())
         share = log_p.softmax(1)
         mean_log_p = float(log_p.logsumexp(1).mean())
         if mean_log_p - before < 1e-4:
             break
         before = mean_log_p
-    return means, deviations
+    return means, variances
 
 
 def no_labels(prior: LazyDistribution, y: object) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "check_positive",
     "divergence",
     "normal",
+    "parts",
     "same_in_all_processes",
     "some_items",
 ]
@@ -155,13 +156,13 @@ class Autoencoder(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch."""
-        loss, found = self.objective(*_parts(batch))
+        loss, found = self.objective(*parts(batch))
         self.log_dict(dict(found), on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the lower bound of log p(x)."""
-        x, _ = _parts(batch)
+        x, _ = parts(batch)
         self.log(VALIDATION, self.elbo(x).mean(), on_step=False, on_epoch=True, sync_dist=True)
 
     @property
@@ -233,14 +234,15 @@ class Autoencoder(LightningModule):
         return self.decode(self.encode(x))
 
 
-def _parts(batch: Batch) -> tuple[Tensor, Tensor | None]:
+def parts(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Data, and labels if the batch has any."""
     return (batch, None) if isinstance(batch, Tensor) else batch
 
 
 def some_items(batches: Any, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Data and labels of so many items of a loader, batch by batch; of all if it has fewer."""
     for batch in batches:
-        x, y = _parts(batch)
+        x, y = parts(batch)
         yield x[:count], None if y is None else y[:count]
         count -= len(x)
         if count <= 0:

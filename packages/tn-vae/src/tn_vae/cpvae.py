@@ -14,7 +14,6 @@ References:
 import copy
 import itertools
 import math
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -35,8 +34,8 @@ from tn_vae.autoencoder import (
     check_positive,
     divergence,
     normal,
+    parts,
     same_in_all_processes,
-    some_items,
 )
 
 __all__ = ["CPVAE"]
@@ -241,16 +240,13 @@ class CPVAE(Autoencoder):
             torch.from_numpy(x).to(z) for x in (found.weights_, found.means_, found.covariances_)
         )
         clusters = MultivariateNormal(means, covariances)
-        with torch.no_grad():
-            self.prior.means.copy_(means)
-            self.prior.log_deviations.copy_(clusters.variance.log() / 2)
-            if self.prior.weights == "learned":
-                self.prior.logits.copy_(weights.log())
+        self.prior.set_mixture(weights, means, clusters.variance)
         before = copy.deepcopy(self.network.encoder).eval()
         optimiser = torch.optim.Adam(self.network.encoder.parameters(), self.learning_rate)
         self.inferred.fill_(1.0)
-        every = (x.to(self.device) for _ in itertools.count() for x, _ in some_items(batches, sys.maxsize))
-        for x in itertools.islice(every, min(2_000, 20 * len(batches))):
+        again_and_again = itertools.chain.from_iterable(itertools.repeat(batches))
+        for batch in itertools.islice(again_and_again, min(2_000, 20 * len(batches))):
+            x = parts(batch)[0].to(self.device)
             with torch.no_grad():
                 numbers_before = before(x)[..., : 2 * self.features]
                 z = self.given(numbers_before, self._one_hot(numbers_before.new_zeros(len(x)).long())).mean

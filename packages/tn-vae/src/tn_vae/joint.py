@@ -6,14 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tn_vae.autoencoder import (
-    Autoencoder,
-    Normals,
-    check_at_least_one,
-    check_not_negative,
-    divergence,
-    normal,
-)
+from tn_vae.autoencoder import Autoencoder, Normals, check_at_least_one, check_not_negative, divergence, normal
 from tn_vae.labels import LabelDecoder, Labels, perceptron
 
 __all__ = ["JointAutoencoder"]
