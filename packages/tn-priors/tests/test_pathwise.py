@@ -193,15 +193,18 @@ def test_one_gaussian_is_the_usual_reparameterisation():
 
 
 @both
-def test_paths_in_the_far_tail_are_finite_in_float32(boundary):
-    """A drawn value may be rare: the density must not be divided away."""
+@pytest.mark.parametrize("side", [-1, 1])
+def test_paths_in_the_far_tail_keep_their_digits_in_float32(boundary, side):
+    """A drawn value may be rare: the density must not be divided away, nor the rounding of a cdf near one by it."""
     torch.manual_seed(0)
     prior = TRIP(4, 3, 3, (), boundary)
     p = prior()
-    z = torch.full((2, 4), 5.0) + 7 * prior.deviations.detach()[0, 0]
+    z = side * (torch.full((2, 4), 5.0) + 7 * prior.deviations.detach()[0, 0])
     sampled = pathwise(z, p.cores, boundary, p.positions, p.means, p.deviations, {})
     slopes = torch.autograd.grad(sampled.sum(), list(prior.parameters()))
     assert all(torch.isfinite(s).all() for s in slopes)
+    # out there one Gaussian is left: a sample moves with its mean
+    torch.testing.assert_close(slopes[0].sum(1), torch.full((4,), 2.0), rtol=1e-3, atol=0)
 
 
 def test_log_density_is_that_of_torch():
