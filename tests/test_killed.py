@@ -113,9 +113,10 @@ def test_resuming_a_finished_run_changes_nothing(tn: Tn, whole: Path, tmp_path: 
     check_same(out, whole)
 
 
-def test_a_prior_that_is_fitted_afterwards(tn: Tn, tmp_path: Path, killer: str) -> None:
-    """The last checkpoint was written, the prior not yet fitted: resuming must still fit it."""
-    options = ("fit", *TRAIN, "--model.fit_prior", "afterwards", "--epochs", "2")
+@pytest.mark.parametrize("how", [("--model.fit_prior", "afterwards"), ("--model.final_steps", "20")])
+def test_a_prior_that_is_fitted_at_the_end(tn: Tn, tmp_path: Path, killer: str, how: tuple[str, str]) -> None:
+    """The last checkpoint was written, the model was not: resuming must not fit the prior less, or twice."""
+    options = ("fit", *TRAIN, *how, "--epochs", "2")
     done = tn(*options, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     killed = tn(*options, "--out", tmp_path / "run", PYTHONPATH=killer, KILL_AT="os.rename:/model.safetensors:1")

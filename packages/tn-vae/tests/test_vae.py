@@ -15,7 +15,7 @@ from tn_core.components import build
 from tn_core.plugins import PluginHost
 from tn_core.storage import describe, load_model, save_model
 from tn_core.training import DataOnDevice, Items, SeedEpochs, batches
-from tn_priors import TRIP, TTLP, Continuous, GaussianMixture, StandardNormal
+from tn_priors import TRIP, TTLP, Continuous, Flow, GaussianMixture, StandardNormal
 from tn_vae import MLP, VAE
 
 SHAPE = (1, 2, 2)
@@ -60,6 +60,7 @@ def log_evidence(model, x, y=None):
 @pytest.mark.parametrize("boundary", ["ring", "train"])
 @pytest.mark.parametrize("label", [None, -1, 2])
 def test_bounds_against_the_evidence(likelihood, boundary, label):
+    torch.manual_seed(0)
     model = make(TRIP(1, 5, 4, labels=[3], boundary=boundary), 1, likelihood=likelihood, deviation=0.5).double()
     x = torch.rand(2, *SHAPE, dtype=torch.float64)
     y = None if label is None else torch.tensor([label])
@@ -77,7 +78,7 @@ def test_bounds_against_the_evidence(likelihood, boundary, label):
     assert (bounds[0] < bounds[1] + 0.02).all()
     assert (bounds[1] < bounds[2] + 0.02).all()
     assert (bounds[2] < exact + 0.02).all()
-    assert (elbo < exact).all()
+    assert (elbo < exact + 0.02).all()
 
 
 def test_likelihoods_are_normalised():
@@ -137,6 +138,19 @@ def test_the_loss_is_the_bound_and_the_label_term(weight, guesses):
     assert torch.allclose(loss, -bound - weight * label, atol=1e-5)
 
 
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("value", [-1, 1])
+def test_batches_without_and_with_all_labels(flow, value):
+    """No row is left for a part of the label term: zuko's flows take no empty batch."""
+    prior = TRIP(3, 4, 5, labels=[2])
+    model = make(Flow(3, prior, transforms=1) if flow else prior, warmup_steps=0)
+    loss, found = model.objective(striped(64)[0], torch.full((64, 1), value))
+    assert torch.allclose(loss, -found["elbo"] - 3 * found["log_p_labels"])
+    assert (found["log_p_labels"] == 0) == (value < 0)
+    assert found["log_p_guessed"] == 0
+    loss.backward()
+
+
 def test_continuous_labels_train():
     model = make(TRIP(3, 4, 5, labels=[2, Continuous(4, -2, 2)]), confidence=0.5, warmup_steps=0)
     x, y = striped(64)
@@ -162,6 +176,7 @@ def test_continuous_labels_train():
         lambda: TRIP(3, 4, 5),
         lambda: TRIP(3, 4, 5, labels=[2]),
         lambda: TTLP(3, 4, 5, labels=[2]),
+        lambda: Flow(3, TRIP(3, 4, 5, labels=[2]), transforms=1),
         lambda: TRIP(3, 4, 5, labels=[2], learnable=False),
         lambda: zuko.flows.NSF(3, transforms=1),
         lambda: zuko.mixtures.GMM(3, components=2),
@@ -222,6 +237,26 @@ def test_pretrained_variant_fits_the_prior_afterwards():
     prior.fit = fit
     trainer(3, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
     assert seen["after"] > seen["before"] + 0.1
+
+
+def test_the_prior_alone_goes_on_after_the_last_epoch():
+    x, y = striped(512)
+    y[128:] = -1
+
+    def trained(final_steps):
+        torch.manual_seed(0)
+        model = make(TRIP(3, 4, 5, labels=[2]), final_steps=final_steps).train()
+        trainer(6, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
+        return model.eval()
+
+    model, later = trained(0), trained(200)
+    assert all(torch.equal(a, b) for a, b in zip(model.network.parameters(), later.network.parameters(), strict=True))
+    z = model.latents_of([striped(512)[0]])[0]
+    gain = later.prior().log_prob(z) - model.prior().log_prob(z)
+    assert gain.mean() > 3 * gain.std() / 512**0.5 + 0.05
+    _, truth = striped(512)
+    right = [(m.impute(x)[0].argmax(-1) == truth[:, 0]).float().mean() for m in (model, later)]
+    assert right[1] > right[0] - 0.02
 
 
 def test_batches_are_put_together_where_the_data_lie():

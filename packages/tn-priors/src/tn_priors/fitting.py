@@ -5,8 +5,8 @@ Such a mixture has a closed-form expectation maximisation and makes a good start
 likelihood then let the bond change along the chain.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -144,12 +144,8 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
     prior.set_mixture(*mixture_of_products(weights, torch.from_numpy(clusters).long().to(z.device), rank))
 
 
-class _Joint(Protocol):
-    def log_prob_joint(self, z: Tensor, y: Tensor | None, /) -> Tensor: ...
-
-
 def fit_by_gradient(
-    prior: _Joint,
+    objective: Callable[[Tensor, Tensor | None], Tensor],
     parameters: Sequence[nn.Parameter],
     z: Tensor,
     y: Tensor | None,
@@ -157,10 +153,10 @@ def fit_by_gradient(
     learning_rate: float,
     batch_size: int = 512,
 ) -> None:
-    """Gradient steps (Adam, the learning rate falling linearly to zero) on the exact log likelihood.
+    """Gradient steps (Adam, the learning rate falling linearly to zero), such as those on the exact log likelihood.
 
     Arguments:
-        prior: whose ``log_prob_joint`` it is.
+        objective: of a batch (z, y); its mean is to grow, such as that of log p(z, y_ob).
         parameters: what is learned, also if it is fixed otherwise.
         z: latents (samples, features).
         y: labels (samples, labels), or None.
@@ -176,7 +172,7 @@ def fit_by_gradient(
     with torch.enable_grad():
         for _ in range(steps):
             index = torch.randint(len(z), (min(batch_size, len(z)),), device=z.device)
-            loss = -prior.log_prob_joint(z[index], None if y is None else y[index]).mean()
+            loss = -objective(z[index], None if y is None else y[index]).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

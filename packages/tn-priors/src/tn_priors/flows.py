@@ -181,7 +181,9 @@ class Flow(zuko.lazy.Flow):
             with torch.no_grad():
                 u = self.transform(None)(z)
             self.base.fit(u, y)
-        fit_by_gradient(self, [p for p in self.parameters() if p.requires_grad], z, y, steps, learning_rate)
+        fit_by_gradient(
+            self.log_prob_joint, [p for p in self.parameters() if p.requires_grad], z, y, steps, learning_rate
+        )
 
 
 class FlowDistribution(NormalizingFlow):

@@ -333,7 +333,7 @@ class TRIP(LazyDistribution):
         check_fit(z, self.features, y, steps, learning_rate)
         z = z.detach().to(self.means)
         fit_mixture_of_products(self, z, y)
-        fit_by_gradient(self, list(self.parameters()), z, y, steps, learning_rate)
+        fit_by_gradient(self.log_prob_joint, list(self.parameters()), z, y, steps, learning_rate)
 
 
 def _spread(features: int, labels: int, seed: int) -> Tensor:

@@ -26,6 +26,7 @@ from torch.distributions import Distribution, Independent, Normal
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
+from tn_priors.fitting import fit_by_gradient
 from tn_priors.labels import Continuous
 from tn_vae.autoencoder import (
     Autoencoder,
@@ -39,6 +40,8 @@ from tn_vae.autoencoder import (
 from tn_vae.labels import mean_where_known
 
 __all__ = ["VAE"]
+
+FINAL_RATE = 0.03  # learning rate at the start of the final steps; it falls to zero
 
 
 class VAE(Autoencoder):
@@ -58,6 +61,8 @@ class VAE(Autoencoder):
             ``reinitialize_every`` epochs: "never"; "random" as TRIP does it, one-dimensional mixtures and random cores;
             "fit" by the prior's method ``fit``.
         reinitialize_every: epochs (TRIP: 5).
+        final_steps: steps of the prior alone after the last epoch, on the latents of the training data and the labels
+            that it is sure of; it lags behind the encoder.
         label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bound; 0 is
             the papers' bound.
         confidence: unknown labels with a value of at least this probability given z count as known in the label term
@@ -81,6 +86,7 @@ class VAE(Autoencoder):
         fit_prior: Literal["jointly", "afterwards"] = "jointly",
         reinitialize: Literal["never", "random", "fit"] = "never",
         reinitialize_every: int = 5,
+        final_steps: int = 0,
         label_weight: float = 3.0,
         confidence: float = 0.9,
         warmup_steps: int = 500,
@@ -99,11 +105,12 @@ class VAE(Autoencoder):
             if needed and not hasattr(prior, method):
                 raise ValueError(f"{option} needs a prior with a method {method}; {type(prior).__name__} has none")
         check_at_least_one(reinitialize_every=reinitialize_every)
-        check_not_negative(label_weight=label_weight)
+        check_not_negative(label_weight=label_weight, final_steps=final_steps)
         if not 0 <= confidence <= 1:
             raise ValueError(f"confidence must be from 0 to 1, got {confidence}")
         self.fit_prior, self.label_weight, self.confidence = fit_prior, label_weight, confidence
         self.reinitialize, self.reinitialize_every = reinitialize, reinitialize_every
+        self.final_steps = final_steps
         # which labels were ever known: of others the prior cannot be sure
         self.register_buffer("seen", torch.zeros(len(getattr(prior, "labels", ())), dtype=torch.bool))
 
@@ -156,15 +163,28 @@ class VAE(Autoencoder):
             log_p = -each - q.entropy()  # log p(z, y_ob)
             known = self._known(y)
             self.seen |= known.any(0)
-            label = mean_where_known(log_p - self.prior().log_prob(z), known)
+            label = self._log_p_labels(z, known, log_p)
             found["log_p_labels"] = label
             if self.confidence < 1:
-                sure = self._with_sure_labels(q.mean, y)
-                guessed = (self.prior.log_prob_joint(z, sure) - log_p).mean()
+                guessed = self._log_p_guessed(z, self._with_sure_labels(q.mean, y), known, log_p)
                 found["log_p_guessed"] = guessed
                 label = label + guessed
             loss = loss - self.label_weight * label
         return loss, found
+
+    def _log_p_labels(self, z: Tensor, known: Tensor, log_p: Tensor) -> Tensor:
+        """The mean of log p(y_ob | z) over the labelled items, from log p(z, y_ob)."""
+        rows = known.any(1)  # elsewhere it is zero
+        if not bool(rows.any()):  # not every prior takes an empty batch
+            return z.new_zeros(())
+        return mean_where_known(log_p[rows] - self.prior().log_prob(z[rows]), known)
+
+    def _log_p_guessed(self, z: Tensor, y: Tensor, known: Tensor, log_p: Tensor) -> Tensor:
+        """The mean of log p(guessed labels | z, known ones) over all items, from log p(z, known ones)."""
+        rows = (self._known(y) != known).any(1)
+        if not bool(rows.any()):
+            return z.new_zeros(())
+        return (self.prior.log_prob_joint(z[rows], y[rows]) - log_p[rows]).sum() / len(y)
 
     def _known(self, y: Tensor) -> Tensor:
         """Which labels are known, bool (batch, labels)."""
@@ -174,13 +194,18 @@ class VAE(Autoencoder):
     @torch.no_grad()
     def _with_sure_labels(self, z: Tensor, y: Tensor) -> Tensor:
         """The labels, with those unknown categorical ones of which p(y_j | z, other known labels) is sure."""
-        found = []
-        columns = (self.prior.label_posteriors(z, y), self.prior.labels, y.unbind(-1), self.seen)
-        for p, label, value, seen in zip(*columns, strict=True):
-            probability, best = p.max(-1)
-            sure = (value < 0) & (probability >= self.confidence) & seen & (not isinstance(label, Continuous))
-            found.append(torch.where(sure, best.to(value), value))
-        return torch.stack(found, -1)
+        unknown = ~self._known(y)
+        rows = unknown.any(1)
+        if not bool(rows.any()):
+            return y
+        found = y.clone()
+        posteriors = self.prior.label_posteriors(z[rows], y[rows])
+        for j, (p, label, seen) in enumerate(zip(posteriors, self.prior.labels, self.seen, strict=True)):
+            if not isinstance(label, Continuous):
+                probability, best = p.max(-1)
+                sure = unknown[rows, j] & (probability >= self.confidence) & seen
+                found[rows, j] = torch.where(sure, best.to(y), y[rows, j])
+        return found
 
     @property
     def trains_prior(self) -> bool:
@@ -201,6 +226,8 @@ class VAE(Autoencoder):
             optimiser = self.trainer.optimizers[0]
             for parameter in self.prior.parameters():  # what it remembers is of another prior
                 optimiser.state.pop(parameter, None)
+        if last and self.trains_prior and self.final_steps:
+            self._finish_prior()
 
     def _start_prior_again(self, how: str) -> None:
         z, y = self.latents_of(self.trainer.train_dataloader)
@@ -208,6 +235,22 @@ class VAE(Autoencoder):
             self.prior.fit(z, y if self.has_labels else None)
         else:
             self.prior.reinitialize(z)
+        same_in_all_processes(self.prior)
+
+    def _finish_prior(self) -> None:
+        """Gradient steps on the prior's part of the bound and the label term; labels are guessed once, before."""
+        z, y = self.latents_of(self.trainer.train_dataloader)
+        if y is not None and self.has_labels and self.confidence < 1:
+            y = torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
+
+        def objective(z: Tensor, y: Tensor | None) -> Tensor:
+            log_p = self.log_joint(z, y)
+            if y is None or not self.has_labels or not self.label_weight:
+                return log_p.mean()
+            return log_p.mean() + self.label_weight * self._log_p_labels(z, self._known(y), log_p)
+
+        learned = [p for p in self.prior.parameters() if p.requires_grad]
+        fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
         same_in_all_processes(self.prior)
 
     # use
