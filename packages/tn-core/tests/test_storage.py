@@ -15,7 +15,8 @@ from torch import nn
 
 from tn_core import UserError, hookimpl
 from tn_core.plugins import FIRST_PARTY, PluginHost
-from tn_core.storage import CONFIG, WEIGHTS, describe, load_model, read_config, save_model, write_text
+from tn_core.protocols import Interval
+from tn_core.storage import CONFIG, WEIGHTS, describe, labels_of, load_model, read_config, save_model, write_text
 
 
 class Tiny(nn.Module):
@@ -98,6 +99,15 @@ def test_what_the_config_says() -> None:
     assert config["versions"]["torch"] == version("torch")
     assert "tn-core" in config["versions"]
     assert set(config["versions"]) <= {*FIRST_PARTY, "torch"}
+
+
+def test_continuous_labels_are_intervals(saved: Path, host: PluginHost) -> None:
+    labels = {"digit": ["a", "b"], "ink": Interval(0.25, 1)}
+    config = describe({"name": "Tiny"}, {"name": "data"}, (1, 8, 8), labels, features=4)
+    assert config["labels"] == {"digit": ["a", "b"], "ink": {"low": 0.25, "high": 1}}
+    assert labels_of(config["labels"]) == labels
+    save_model(Tiny((1, 8, 8), 4, [2, 1]), config, saved)
+    assert load_model(saved, host)[0].arguments[2] == [2, Interval(0.25, 1)]
 
 
 def test_saving_again_replaces(saved: Path, host: PluginHost) -> None:
@@ -218,6 +228,11 @@ def test_a_model_that_is_not_installed(saved: Path, host: PluginHost, name: str)
         ({"shape": "wide"}, "the config describes no model: ValueError"),
         ({"shape": None}, "the config describes no model: TypeError"),
         ({"labels": [1, 2]}, r"its labels must be names, each with a list of values, got \[1, 2\]"),
+        ({"labels": {"ink": {"low": 0.5}}}, r"its labels must be names, .* a continuous label has low < high"),
+        (
+            {"labels": {"ink": {"low": 1, "high": 0.5}}},
+            r"its labels must be names, .* a continuous label has low < high",
+        ),
         ({"labels": {"digit": 3}}, r"its labels must be names, each with a list of values, got \{'digit': 3\}"),
         ({"features": "many"}, "the config describes no model: ValueError"),
     ],

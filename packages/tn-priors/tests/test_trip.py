@@ -7,6 +7,7 @@ import pytest
 import torch
 from trip_oracle import Dense, shake
 
+from tn_core.protocols import Interval
 from tn_priors import TRIP, TTLP, Categorical, ChainMixture, Continuous
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -23,8 +24,7 @@ def make(boundary, labels=(), features=3, components=3, rank=4, seed=0, **more):
 def known(prior, rows=4):
     """Rows of labels, one in three unknown; and for each row what the oracle takes: weights of the values or None."""
     columns, weights = [], []
-    at = 0
-    for label in prior.labels:
+    for j, label in enumerate(prior.labels):
         hidden = torch.rand(rows) < 1 / 3
         if isinstance(label, Categorical):
             value = torch.randint(label.size, (rows,)).double()
@@ -33,9 +33,8 @@ def known(prior, rows=4):
         else:
             value = torch.randn(rows, dtype=torch.float64)
             columns.append(value.masked_fill(hidden, torch.nan))
-            normal = torch.distributions.Normal(prior.label_means[at], prior.label_log_deviations[at].exp())
+            normal = torch.distributions.Normal(*prior.label_components(j))
             likelihood = normal.log_prob(value.unsqueeze(1)).exp().detach()
-            at += 1
         weights.append([None if h else w for h, w in zip(hidden, likelihood, strict=True)])
     y = torch.stack(columns, 1) if columns else None
     if y is not None and all(isinstance(label, Categorical) for label in prior.labels):
@@ -127,7 +126,7 @@ def test_labels_may_be_sets_or_soft(boundary):
 
     soft = torch.randn(2, 4).double()
     real = torch.tensor([0.3, torch.nan]).double()
-    normal = torch.distributions.Normal(prior.label_means[0], prior.label_log_deviations[0].exp())
+    normal = torch.distributions.Normal(*prior.label_components(2))
     weights = [[weights[0][0], soft[0].exp(), normal.log_prob(real[0]).exp().detach()], [None, soft[1].exp(), None]]
     expected = rows_of(lambda z, w: dense.weigh(z, w).sum().log(), z, weights)
     torch.testing.assert_close(prior.log_prob_joint(z, [value, soft, real]), expected, **EXACT)
@@ -193,6 +192,21 @@ def test_completions_are_those_of_the_enumeration(boundary, latents, labels, see
                 assert torch.equal(found[row, j].nan_to_num(7.0), y[row, j].nan_to_num(7.0))
 
 
+def test_labels_of_one_size_do_not_start_as_the_same():
+    torch.manual_seed(0)
+    prior = TRIP(2, rank=20, labels=[2, 2])
+    p = prior.log_prob_labels(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])).exp()
+    assert (p > 0.1).all()
+
+
+def test_continuous_labels_start_on_their_interval():
+    means, deviations = TRIP(2, labels=[3, Continuous(4, 10.0, 40.0)]).label_components(1)
+    torch.testing.assert_close(means, torch.tensor([10.0, 20, 30, 40]))
+    torch.testing.assert_close(deviations, torch.full((4,), 7.5))
+    same = TRIP(2, labels=[3, Interval(10.0, 40.0)])
+    assert same.labels[1] == Continuous(low=10.0, high=40.0)
+
+
 @both
 def test_completions_of_sets_stay_in_them(boundary):
     prior = rugged(boundary, [4, 3, Continuous(2)])
@@ -200,7 +214,7 @@ def test_completions_of_sets_stay_in_them(boundary):
     z = torch.randn(5, 3).double()
     allowed = torch.tensor([True, False, True, False])
     found, log_p = prior.complete(z, [allowed, None, torch.tensor([0.5]).double()])
-    normal = torch.distributions.Normal(prior.label_means[0], prior.label_log_deviations[0].exp())
+    normal = torch.distributions.Normal(*prior.label_components(2))
     weights = [allowed.double(), None, normal.log_prob(torch.tensor(0.5)).exp().detach()]
     for row in range(5):
         best, expected = best_by_enumeration(dense, z[row], weights, [0, 1])
@@ -257,7 +271,7 @@ def test_what_cannot_be_completed():
 @both
 def test_samples_given_labels_that_differ_by_row(boundary):
     """Kolmogorov-Smirnov on projections, which see dependence too: false alarms in less than 10^-6 of the 15."""
-    prior = make(boundary, [3, 2], seed=1, deviation=0.5)
+    prior = make(boundary, [3, 2], seed=5, deviation=0.5)
     dense = Dense(prior)
     y = torch.tensor([[0, -1], [2, 1], [-1, -1]])
     weights = [[torch.eye(3)[0], None], [torch.eye(3)[2], torch.eye(2)[1]], [None, None]]
@@ -277,7 +291,7 @@ def test_samples_given_labels_that_differ_by_row(boundary):
 @both
 def test_samples_of_different_labels_differ(boundary):
     """The bound of the test above tells the rows from one another, or it would show nothing."""
-    dense = Dense(make(boundary, [3, 2], seed=1, deviation=0.5))
+    dense = Dense(make(boundary, [3, 2], seed=5, deviation=0.5))
     points = torch.linspace(-15, 15, 301).double()
     cdfs = [
         torch.stack([dense.projection_cdf(dense.weigh(None, w), e, points) for e in torch.eye(3).double()])

@@ -24,8 +24,6 @@ class Dense:
         self.table = weight / weight.sum()
         self.d = prior.features
         self.means, self.deviations = prior.means.detach().double(), prior.deviations.detach().double()
-        self.label_means = [x.detach().double() for x in prior.label_means]
-        self.label_deviations = [x.detach().double().exp() for x in prior.label_log_deviations]
 
     def spread(self, weights, axis):
         """Weights (N,) of the values of a variable, shaped to multiply the table."""

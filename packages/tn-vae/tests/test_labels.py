@@ -8,6 +8,7 @@ import torch
 from test_vae import SHAPE, striped, trainer
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from tn_core.protocols import Interval
 from tn_core.training import Items, batches
 from tn_priors import TRIP, GaussianMixture, StandardNormal
 from tn_vae import CVAE, JMVAE, MLP, TELBO
@@ -35,6 +36,13 @@ def test_labels_as_numbers():
     assert labels(y).tolist() == expected
     labels.count(y)
     assert (labels.counts - 1).tolist() == [1, 1, 1, 0, 1]
+
+
+def test_continuous_labels_are_refused():
+    with pytest.raises(ValueError, match="label 1 is continuous; this model takes categorical labels only"):
+        Labels([3, Interval(0, 1)])
+    with pytest.raises(ValueError, match="label 0 is continuous; this model takes categorical labels only"):
+        CVAE.network_size(features=4, labels=[Interval(0, 1)])
 
 
 def test_what_is_known_as_values():

@@ -168,6 +168,24 @@ def test_continuous_labels_train():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("flow", [False, True])
+def test_continuous_labels_are_imputed_by_mean_and_deviation(flow):
+    """Against an integral of the joint density over a grid."""
+    prior = TRIP(3, 4, 5, labels=[2, Continuous(4, -2, 6)])
+    model = make(Flow(3, prior, transforms=1) if flow else prior).double()
+    x, y = torch.rand(3, *SHAPE, dtype=torch.float64), torch.tensor([[1, torch.nan]] * 3, dtype=torch.float64)
+    p, moments = model.impute(x, y)
+    assert p.shape == (3, 2)
+    values = torch.linspace(-40, 44, 20_001, dtype=torch.float64)
+    z = model.encode(x)
+    for row in range(3):
+        labels = torch.stack([torch.ones_like(values), values], 1)
+        density = model.prior.log_prob_joint(z[row].expand(len(values), 3), labels).exp()
+        mean = (density * values).sum() / density.sum()
+        deviation = ((density * (values - mean) ** 2).sum() / density.sum()).sqrt()
+        torch.testing.assert_close(moments[row], torch.stack([mean, deviation]), rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     "prior",
     [

@@ -2,9 +2,11 @@
 
 A model offers as many of the model protocols as make sense for it; the commands and ``tn-eval`` use whatever is
 there. Batches are ``x`` or ``(x, y)``; ``x`` is float, images in [0, 1]; ``y`` is long ``(batch, labels)``, -1 where
-the label is unknown. A model that cannot be given labels says so by an attribute ``has_labels`` that is False.
+the label is unknown; if any label is continuous, float, NaN where a label is unknown. A model that cannot be given
+labels says so by an attribute ``has_labels`` that is False.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -19,14 +21,42 @@ __all__ = [
     "Decomposes",
     "Encodes",
     "Imputes",
+    "Interval",
     "Reconstructs",
     "Samples",
     "Split",
     "SplitName",
+    "Values",
+    "all_unknown",
+    "is_known",
     "to_float",
 ]
 
 SplitName = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The values of a continuous label.
+
+    Attributes:
+        low: where most of its values lie, from here
+        high: to here.
+
+    Raises:
+        ValueError: if low is not below high.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"an interval needs finite low < high, got {self.low} and {self.high}")
+
+
+Values = Sequence[str] | Interval
+"""The values of a label: the names of those of a categorical one, or a continuous one's interval."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +65,8 @@ class Split:
 
     Attributes:
         x: the data, (items, *shape); uint8 stands for [0, 1] in steps of 1/255.
-        labels: the true labels, long (items, labels); -1 where the data set itself has none.
+        labels: the true labels, long (items, labels), -1 where the data set itself has none; if any label is
+            continuous, float, NaN where there is none.
         hidden: bool (items, labels), True where training must not see the label.
         dynamic: whether x holds probabilities, from which training draws zeros and ones anew whenever it uses them
             (dynamic binarisation).
@@ -48,11 +79,25 @@ class Split:
 
     @property
     def observed(self) -> "Tensor":
-        """The labels that training may see, long (items, labels), -1 where unknown."""
-        return self.labels.masked_fill(self.hidden, -1)
+        """The labels that training may see, (items, labels), -1 or NaN where unknown."""
+        return self.labels.masked_fill(self.hidden, _mark(self.labels))
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def _mark(y: "Tensor") -> float:
+    return math.nan if y.is_floating_point() else -1
+
+
+def is_known(y: "Tensor") -> "Tensor":
+    """Which labels are known, bool, of the shape of ``y``."""
+    return ~y.isnan() if y.is_floating_point() else y >= 0
+
+
+def all_unknown(y: "Tensor") -> "Tensor":
+    """Labels like ``y`` of which none is known."""
+    return y.new_full(y.shape, _mark(y))
 
 
 def to_float(x: "Tensor") -> "Tensor":
@@ -67,8 +112,8 @@ class Data(Protocol):
     shape: tuple[int, ...]
     """Shape of one item: (channels, height, width) for images."""
 
-    labels: Mapping[str, Sequence[str]]
-    """Label names in order, each with the names of its values."""
+    labels: Mapping[str, Values]
+    """Label names in order, each with its values."""
 
     def split(self, name: SplitName) -> Split:
         """Returns one part. Only the labels of ``train`` are ever hidden."""
@@ -80,7 +125,7 @@ class Samples(Protocol):
     """Draws new data."""
 
     def sample(self, count: int, y: "Tensor | None" = None) -> "Tensor":
-        """Returns ``count`` items (count, *shape); ``y``: long (count, labels) or (labels,), -1 unknown."""
+        """Returns ``count`` items (count, *shape); ``y``: (count, labels) or (labels,), -1 or NaN unknown."""
         ...
 
 
@@ -124,7 +169,11 @@ class Imputes(Protocol):
     """Says what unknown labels may be."""
 
     def impute(self, x: "Tensor", y: "Tensor | None" = None) -> "list[Tensor]":
-        """Returns for each label probabilities (batch, values), given ``x`` and the other known labels."""
+        """Returns for each label what is held of it, given ``x`` and the other known labels.
+
+        Of a categorical label the probabilities (batch, values), of a continuous one mean and standard deviation,
+        (batch, 2).
+        """
         ...
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import yaml
 from tn_core.components import Spec, build
 from tn_core.errors import UserError
 from tn_core.plugins import FIRST_PARTY, PluginHost
+from tn_core.protocols import Interval, Values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +28,7 @@ __all__ = [
     "WRITING",
     "build_model",
     "describe",
+    "labels_of",
     "load_model",
     "read_config",
     "replacing",
@@ -57,14 +60,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def describe(model: Spec, data: Spec, shape: Sequence[int], labels: Mapping[str, Sequence[str]], **more: Any) -> Spec:
+def describe(model: Spec, data: Spec, shape: Sequence[int], labels: Mapping[str, Values], **more: Any) -> Spec:
     """The config of a model: what it takes to build it again, and what it was trained on.
 
     Arguments:
         model: the model as a component.
         data: the data set as a component.
         shape: of one item.
-        labels: label names, each with the names of its values.
+        labels: label names, each with its values.
         more: further entries, such as the seed.
     """
     versions = {}
@@ -77,10 +80,36 @@ def describe(model: Spec, data: Spec, shape: Sequence[int], labels: Mapping[str,
         "model": model,
         "data": data,
         "shape": list(shape),
-        "labels": {name: list(values) for name, values in labels.items()},
+        "labels": {name: asdict(v) if isinstance(v, Interval) else list(v) for name, v in labels.items()},
         **more,
         "versions": versions,
     }
+
+
+def labels_of(labels: Any) -> dict[str, Values]:
+    """The labels that a config describes, each with its values.
+
+    Arguments:
+        labels: what the config says of them.
+
+    Raises:
+        UserError: if that does not describe labels.
+    """
+    try:
+        return {
+            name: Interval(float(values["low"]), float(values["high"])) if isinstance(values, dict) else _names(values)
+            for name, values in labels.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"its labels must be names, each with a list of values, got {labels!r}; a continuous label has low < high"
+        ) from None
+
+
+def _names(values: Any) -> list[str]:
+    if not isinstance(values, list):
+        raise TypeError
+    return values
 
 
 def build_model(config: Mapping[str, Any], host: PluginHost) -> Any:
@@ -90,12 +119,12 @@ def build_model(config: Mapping[str, Any], host: PluginHost) -> Any:
         UserError: if the config does not describe one.
     """
     try:
-        sizes = [len(values) for values in config["labels"].values()]
+        labels = [v if isinstance(v, Interval) else len(v) for v in labels_of(config["labels"]).values()]
         shape, features = tuple(int(x) for x in config["shape"]), int(config["features"])
         model = config["model"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the config describes no model: {type(error).__name__}: {error}") from None
-    return build(model, "models", host, shape=shape, features=features, labels=sizes)
+    return build(model, "models", host, shape=shape, features=features, labels=labels)
 
 
 def save_model(model: "nn.Module", config: Mapping[str, Any], folder: Path) -> None:
@@ -140,9 +169,10 @@ def read_config(folder: Path) -> Spec:
         raise UserError(f"{path} is not a config: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or "model" not in config:
         raise UserError(f"{path} is not a config: it names no model")
-    labels = config.get("labels", {})
-    if not isinstance(labels, dict) or not all(isinstance(values, list) for values in labels.values()):
-        raise UserError(f"{path} is not a config: its labels must be names, each with a list of values, got {labels!r}")
+    try:
+        labels_of(config.get("labels", {}))
+    except UserError as error:
+        raise UserError(f"{path} is not a config: {error}") from None
     return config
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tn_core.errors import UserError
-from tn_core.protocols import Data, to_float
+from tn_core.protocols import Data, Interval, to_float
 from tn_eval.cache import cache_folder, cached_tensors
 
-__all__ = ["Classifier", "accuracy", "cached_classifier"]
+__all__ = ["Classifier", "accuracy", "cached_classifier", "categorical"]
 
 EPOCHS = 5
 FEATURES = 128
@@ -87,10 +87,10 @@ def cached_classifier(data: Data, spec: Mapping[str, Any]) -> Classifier:
     """
     if len(data.shape) != 3:
         raise UserError(f"the classifier is for images, (channels, height, width); these data have shape {data.shape}")
-    sizes = [len(values) for values in data.labels.values()]
+    sizes = [len(values) for values in data.labels.values() if not isinstance(values, Interval)]
     if not sizes:
-        raise UserError("the classifier is trained on labels, and these data have none")
-    key = {k: v for k, v in spec.items() if k not in ("missing", "missing_seed", "download")}
+        raise UserError("the classifier is trained on categorical labels, and these data have none")
+    key = _without_hiding(spec)
     digest = hashlib.sha256(
         json.dumps([VERSION, EPOCHS, list(data.shape), sizes, key], sort_keys=True, default=str).encode()
     ).hexdigest()[:16]
@@ -107,10 +107,24 @@ def cached_classifier(data: Data, spec: Mapping[str, Any]) -> Classifier:
     return classifier.eval()
 
 
+def categorical(data: Data, y: Tensor) -> Tensor:
+    """The categorical ones of labels (items, labels), long, -1 where unknown."""
+    columns = [j for j, values in enumerate(data.labels.values()) if not isinstance(values, Interval)]
+    y = y[:, columns]
+    return y.nan_to_num(-1).long() if y.is_floating_point() else y
+
+
+def _without_hiding(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set as a component, less what does not matter to a classifier; that of one in it as well."""
+    hiding = ("missing", "missing_seed", "download")
+    return {k: _without_hiding(v) if isinstance(v, Mapping) else v for k, v in spec.items() if k not in hiding}
+
+
 @torch.enable_grad()
 def _train(classifier: Classifier, data: Data) -> None:
     """A few epochs of Adam on all true labels, with a seed of its own."""
     train = data.split("train")
+    labels = categorical(data, train.labels)
     steps = max(EPOCHS * -(-len(train) // 128), 300)  # small sets need more than a few passes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -122,7 +136,7 @@ def _train(classifier: Classifier, data: Data) -> None:
         classifier.train()
         for _ in range(steps):
             index = torch.randint(len(train), (128,))
-            x, y = to_float(train.x[index]), train.labels[index]
+            x, y = to_float(train.x[index]), labels[index]
             loss = torch.stack(
                 [
                     nn.functional.cross_entropy(logits, y[:, j], ignore_index=-1)

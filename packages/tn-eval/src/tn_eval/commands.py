@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,23 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from tn_core.components import build
 from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
-from tn_core.protocols import to_float
-from tn_core.storage import load_model, read_config, write_text
+from tn_core.protocols import Interval, Values, all_unknown, is_known, to_float
+from tn_core.storage import labels_of, load_model, read_config, write_text
 from tn_eval.inception import find_inception
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "Allowed",
     "check_offers",
     "draw",
     "evaluate",
     "impute",
-    "label_masks",
+    "label_evidence",
     "parse_labels",
     "picture_path",
     "sample",
 ]
+
+Allowed = dict[str, list[int] | float]
+"""For each label that anything is known of, the values that it may have, or a continuous one's value."""
 
 
 def sample(
@@ -42,13 +47,14 @@ def sample(
 ) -> None:
     """Draws samples from a trained model and writes them as a picture.
 
-    Labels that are not named stay open. Values may be given as a set: hair=blond|brown, hair=!blond.
+    Labels that are not named stay open. Values may be given as a set: hair=blond|brown, hair=!blond. A continuous label
+    is given a number: brightness=0.2.
 
     Arguments:
         run: the folder of the trained model.
         labels: what to condition on, such as digit=3 or hair=!blond,glasses=yes.
-        rows: the name of a label: one row of samples for each of its values; or "clusters": one for each cluster of a
-            model that has clusters.
+        rows: the name of a label: one row of samples for each of its values, ten over the interval of a continuous one;
+            or "clusters": one for each cluster of a model that has clusters.
         count: the number of samples; with ``rows``, of each row.
         columns: images in a row; not given: 10 at most, or ``count`` with ``rows``.
         out: the picture; not given: samples.png in the run's folder.
@@ -61,7 +67,7 @@ def sample(
     check_range(0, MOST_SEED, seed=seed)
     path = picture_path(out, Path(run) / "samples.png")
     config = read_config(Path(run))
-    known = config.get("labels") or {}
+    known = labels_of(config.get("labels", {}))
     allowed = parse_labels(labels or "", known)
     clusters = rows == "clusters" and rows not in known
     if rows is not None and rows not in known and not clusters:
@@ -76,8 +82,8 @@ def sample(
             raise UserError(f"{config['model']['name']} has no clusters")
         drawn = [model.sample(count, cluster=k) for k in range(model.clusters)]
     else:
-        groups = [allowed] if rows is None else [{**allowed, rows: [v]} for v in range(len(known[rows]))]
-        drawn = [draw(model, count, label_masks(group, known)) for group in groups]
+        groups = [allowed] if rows is None else [{**allowed, rows: v} for v in _every(known[rows])]
+        drawn = [draw(model, count, label_evidence(group, known)) for group in groups]
     from tn_eval.pictures import save_grid
 
     save_grid(torch.cat(drawn), path, columns or (count if rows is not None else min(count, 10)))
@@ -95,15 +101,16 @@ def impute(
 ) -> None:
     """Imputes the unknown labels of a data set and writes them as CSV.
 
-    Each line is an item and a label with its likeliest value and the probability of that. In the test split all labels
-    are taken to be unknown.
+    Each line is an item and a label with its likeliest value and the probability of that; of a continuous label the
+    mean and, where the others have a probability, the standard deviation. In the test split all labels are taken to be
+    unknown.
 
     Arguments:
         run: the folder of the trained model.
         out: the CSV file; not given: imputed.csv in the run's folder.
         split: whose labels.
-        together: the values of an item's unknown labels that are most probable together, and the probability of all of
-            them, instead of each label's alone.
+        together: the values of an item's unknown categorical labels that are most probable together, and the
+            probability of all of them, instead of each label's alone.
         data_root: where data sets keep their files.
         batch_size: items at a time.
 
@@ -120,23 +127,26 @@ def impute(
     part = data.split(split)
     model, _ = load_model(Path(run), default_host())
     check_offers(model, "complete" if together else "impute", config)
-    observed = part.observed if split == "train" else torch.full_like(part.labels, -1)
+    observed = part.observed if split == "train" else all_unknown(part.labels)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["item", "label", "value", "probability"])
     names, first, right, judged = list(data.labels), 0, 0, 0
+    continuous = torch.tensor([isinstance(values, Interval) for values in data.labels.values()])
     for x, y, truth in zip(*(t.split(batch_size) for t in (part.x, observed, part.labels)), strict=True):
         if together:
             best, log_p = model.complete(to_float(x), y)
             probability = log_p.exp().unsqueeze(1).expand_as(best)
         else:
-            found = [p.max(-1) for _, p in zip(names, model.impute(to_float(x), y), strict=True)]
-            probability, best = (torch.stack(columns, 1) for columns in zip(*found, strict=True))
-        unknown = y < 0
+            held = model.impute(to_float(x), y)
+            found = [p.unbind(-1) if c else p.max(-1)[::-1] for p, c in zip(held, continuous, strict=True)]
+            best, probability = (torch.stack(columns, 1) for columns in zip(*found, strict=True))
+        unknown = ~is_known(y) & ~(best.isnan())  # what is imputed together leaves continuous labels open
         for i, j in unknown.nonzero().tolist():
-            value = data.labels[names[j]][best[i, j]]
+            values = data.labels[names[j]]
+            value = f"{best[i, j]:.4f}" if isinstance(values, Interval) else values[int(best[i, j])]
             writer.writerow([first + i, names[j], value, f"{probability[i, j]:.4f}"])
-        judge = unknown & (truth >= 0)
+        judge = unknown & is_known(truth) & ~continuous
         right += int((best == truth)[judge].sum())
         judged += int(judge.sum())
         first += len(x)
@@ -152,7 +162,7 @@ def impute(
 def evaluate(
     run: str,
     *,
-    metrics: list[str] | None = None,
+    metrics: list[str] | str | None = None,
     iwae_samples: int = 100,
     iwae_items: int = 1000,
     condition_items: int = 2000,
@@ -167,7 +177,7 @@ def evaluate(
 
     Arguments:
         run: the folder of the trained model.
-        metrics: which, by name; not given: all that the model offers the means for.
+        metrics: which, such as elbo,fid; not given: all that the model offers the means for.
         iwae_samples: samples of the importance-weighted bound.
         iwae_items: test items it is measured on, always the same random choice.
         condition_items: samples drawn for the condition accuracy.
@@ -182,6 +192,7 @@ def evaluate(
         UserError: if a metric is unknown, an option is wrong, a file is missing, or nothing can be measured.
     """
     host = default_host()
+    metrics = metrics.split(",") if isinstance(metrics, str) else metrics
     for name in metrics or ():
         host.check("metrics", name)
     check_range(1, iwae_samples=iwae_samples, iwae_items=iwae_items, condition_items=condition_items)
@@ -241,47 +252,69 @@ def evaluate(
     print(f"metrics: {path}")
 
 
-def parse_labels(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
-    """Reads ``digit=3`` or ``hair=!blond,glasses=yes`` or ``digit=3|5``: for each label the values allowed.
+def parse_labels(text: str, known: Mapping[str, Values]) -> Allowed:
+    """Reads ``digit=3`` or ``hair=!blond,brightness=0.2`` or ``digit=3|5``: for each label what is allowed.
 
     Raises:
         UserError: if a label or a value is unknown, or nothing is left of a label's values.
     """
-    allowed = {}
+    allowed: Allowed = {}
     for part in filter(None, text.split(",")):
         name, equals, wanted = part.partition("=")
         if name not in known or not equals:
             raise UserError(
                 f"cannot read {part!r}: expected LABEL=VALUE with one of the labels {', '.join(known) or '-'}"
             )
-        values = list(known[name])
+        values = known[name]
+        if isinstance(values, Interval):
+            try:
+                number = float(wanted)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                raise UserError(f"the label {name!r} is continuous: it takes a number, got {wanted!r}")
+            allowed[name] = number
+            continue
         negated = wanted.startswith("!")
         chosen = wanted.removeprefix("!").split("|")
         for value in chosen:
             if value not in values:
                 listed = ", ".join(values[:20]) + (", ..." if len(values) > 20 else "")
                 raise UserError(f"the label {name!r} has no value {value!r}; it has {listed}")
-        allowed[name] = [i for i, value in enumerate(values) if (value in chosen) != negated]
-        if not allowed[name]:
+        allowed[name] = left = [i for i, value in enumerate(values) if (value in chosen) != negated]
+        if not left:
             raise UserError(f"{part!r} rules out every value of {name!r}")
     return allowed
 
 
-def label_masks(allowed: Mapping[str, list[int]], known: Mapping[str, Sequence[str]]) -> "list[Tensor | None] | None":
-    """What a model's ``sample`` takes: a bool mask of the allowed values a label, None where it stays open."""
+def label_evidence(allowed: Allowed, known: Mapping[str, Values]) -> "list[Tensor | None] | None":
+    """What a model's ``sample`` takes: an entry a label, None where it stays open.
+
+    Of a categorical label a bool mask of the values allowed, of a continuous one its value.
+    """
     import torch
 
     if not allowed:
         return None
-    masks: list[Tensor | None] = []
+    evidence: list[Tensor | None] = []
     for name, values in known.items():
-        if name not in allowed:
-            masks.append(None)
-            continue
-        mask = torch.zeros(len(values), dtype=torch.bool)
-        mask[allowed[name]] = True
-        masks.append(mask)
-    return masks
+        wanted = allowed.get(name)
+        if wanted is None:
+            evidence.append(None)
+        elif isinstance(values, Interval) or isinstance(wanted, float):
+            evidence.append(torch.tensor(wanted))
+        else:
+            mask = torch.zeros(len(values), dtype=torch.bool)
+            mask[wanted] = True
+            evidence.append(mask)
+    return evidence
+
+
+def _every(values: Values) -> Sequence[list[int] | float]:
+    """Every value of a categorical label; ten of a continuous one, evenly spaced."""
+    if isinstance(values, Interval):
+        return [values.low + (values.high - values.low) * k / 9 for k in range(10)]
+    return [[v] for v in range(len(values))]
 
 
 def draw(model: Any, count: int, evidence: "list[Tensor | None] | None") -> "Tensor":
@@ -314,9 +347,11 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
     protocol = get_type_hints(function).get(first, object)
     if function.__name__ in ("condition_accuracy", "conditional_fid", "fid") and len(config["shape"]) != 3:
         return False  # their networks are for images
+    labels = labels_of(config.get("labels", {})) if getattr(model, "has_labels", True) else {}
+    if function.__name__ in ("calibration", "condition_accuracy", "conditional_fid"):
+        labels = {name: values for name, values in labels.items() if not isinstance(values, Interval)}
     uses_labels = function.__name__ in ("calibration", "condition_accuracy", "conditional_fid", "imputation")
-    has_labels = bool(config.get("labels")) and getattr(model, "has_labels", True)
-    return isinstance(model, protocol) and (has_labels or not uses_labels)
+    return isinstance(model, protocol) and (bool(labels) or not uses_labels)
 
 
 def picture_path(out: str | None, default: Path) -> Path:

@@ -22,8 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tn_core.protocols import Assigns, Bounds, Data, Decomposes, Encodes, Imputes, Reconstructs, Samples, to_float
-from tn_eval.classifier import accuracy, cached_classifier
+from tn_core.protocols import (
+    Assigns,
+    Bounds,
+    Data,
+    Decomposes,
+    Encodes,
+    Imputes,
+    Interval,
+    Reconstructs,
+    Samples,
+    all_unknown,
+    is_known,
+    to_float,
+)
+from tn_eval.classifier import accuracy, cached_classifier, categorical
 from tn_eval.distances import frechet_distance, kernel_distance
 from tn_eval.features import Extractor, ExtractorName, get_extractor, held_out_features
 
@@ -165,15 +178,17 @@ def conditional_fid(
 def condition_accuracy(
     model: Samples, data: Data, spec: Mapping[str, Any], items: int = 2000, batch_size: int = 500
 ) -> Mapping[str, Value]:
-    """How often samples have the labels asked for, as a classifier trained apart sees them.
+    """How often samples have the categorical labels asked for, as a classifier trained apart sees them.
 
     The label sets asked for are drawn from the test items, complete, with replacement (TRIP, appendix E.1).
     """
     asked = _label_sets(data, items)
     classifier = cached_classifier(data, spec)
     test = data.split("test")
-    own = accuracy(classifier, test.x, test.labels)
-    match = torch.cat([accuracy(classifier, model.sample(len(part), part), part) for part in asked.split(batch_size)])
+    own = accuracy(classifier, test.x, categorical(data, test.labels))
+    match = torch.cat(
+        [accuracy(classifier, model.sample(len(p), p), categorical(data, p)) for p in asked.split(batch_size)]
+    )
     return {
         "condition_accuracy": Value.of(100 * match, "%", "higher"),
         "classifier_accuracy": Value.of(100 * own[~own.isnan()], "%", "higher"),
@@ -182,25 +197,35 @@ def condition_accuracy(
 
 @torch.no_grad()
 def imputation(model: Imputes, data: Data, batch_size: int = 500) -> Mapping[str, Value]:
-    """Accuracy and log score of the labels of the test items, all of them hidden from the model."""
+    """Accuracy and log score of the labels of the test items, all of them hidden from the model.
+
+    Of continuous labels the distance of the imputed mean from the truth, in units of the label.
+    """
     test = data.split("test")
     correct: dict[str, list[Tensor]] = {name: [] for name in data.labels}
     score: dict[str, list[Tensor]] = {name: [] for name in data.labels}
+    away: dict[str, list[Tensor]] = {name: [] for name in data.labels}
     for x, y in zip(test.x.split(batch_size), test.labels.split(batch_size), strict=True):
-        posteriors = model.impute(to_float(x), torch.full_like(y, -1))
-        for name, p, truth in zip(data.labels, posteriors, y.unbind(1), strict=True):
-            known = truth >= 0
-            correct[name].append((p.argmax(-1) == truth)[known].double())
-            chosen = p.gather(-1, truth.clamp_min(0).unsqueeze(-1)).squeeze(-1)[known]
-            score[name].append(chosen.double().clamp_min(1e-12).log())
+        held = model.impute(to_float(x), all_unknown(y))
+        for (name, values), p, truth in zip(data.labels.items(), held, y.unbind(1), strict=True):
+            known = is_known(truth)
+            p, truth = p[known], truth[known]
+            if isinstance(values, Interval):
+                away[name].append((p[:, 0] - truth).abs())
+                continue
+            correct[name].append((p.argmax(-1) == truth).double())
+            score[name].append(p.gather(-1, truth.long().unsqueeze(-1)).squeeze(-1).double().clamp_min(1e-12).log())
     found = {}
-    for name in data.labels:
+    for name, values in data.labels.items():
         suffix = f"_{name}" if len(data.labels) > 1 else ""
+        if isinstance(values, Interval):
+            found[f"imputation_error{suffix}"] = Value.of(torch.cat(away[name]), f"of {name}", "lower")
+            continue
         found[f"imputation_accuracy{suffix}"] = Value.of(100 * torch.cat(correct[name]), "%", "higher")
         found[f"imputation_log_score{suffix}"] = Value.of(torch.cat(score[name]), "nats per label", "higher")
-    if len(data.labels) > 1:
-        every = torch.cat([torch.cat(c) for c in correct.values()])
-        found["imputation_accuracy"] = Value.of(100 * every, "%", "higher")
+    every = [part for parts in correct.values() for part in parts]
+    if len(data.labels) > 1 and every:
+        found["imputation_accuracy"] = Value.of(100 * torch.cat(every), "%", "higher")
     return found
 
 
@@ -208,18 +233,22 @@ def imputation(model: Imputes, data: Data, batch_size: int = 500) -> Mapping[str
 def calibration(model: Imputes, data: Data, batch_size: int = 500, bins: int = 15) -> Mapping[str, Value]:
     """Whether imputed probabilities are right: expected calibration error and Brier score of the labels of test items.
 
-    All labels are hidden from the model. The calibration error compares the probability of the likeliest value with how
-    often it is right, in bins of equal width; it is above 0 for a perfect model too, the more so the fewer the items.
-    The Brier score is the squared distance of the probabilities from the truth, from 0 to 2.
+    Of the categorical labels; all labels are hidden from the model. The calibration error compares the probability of
+    the likeliest value with how often it is right, in bins of equal width; it is above 0 for a perfect model too, the
+    more so the fewer the items. The Brier score is the squared distance of the probabilities from the truth, from 0 to
+    2.
     """
     from torchmetrics.functional.classification import binary_calibration_error
 
     test = data.split("test")
-    confidence, correct, brier = (torch.zeros(test.labels.shape, dtype=torch.float64) for _ in range(3))
+    labels = categorical(data, test.labels)
+    names = [name for name, values in data.labels.items() if not isinstance(values, Interval)]
+    confidence, correct, brier = (torch.zeros(labels.shape, dtype=torch.float64) for _ in range(3))
     for index in torch.arange(len(test)).split(batch_size):
-        posteriors = model.impute(to_float(test.x[index]), torch.full_like(test.labels[index], -1))
-        for j, p in zip(range(len(data.labels)), posteriors, strict=True):
-            truth = test.labels[index, j]
+        held = model.impute(to_float(test.x[index]), all_unknown(test.labels[index]))
+        posteriors = [p for p, v in zip(held, data.labels.values(), strict=True) if not isinstance(v, Interval)]
+        for j, p in enumerate(posteriors):
+            truth = labels[index, j]
             p = p.double() / p.double().sum(-1, keepdim=True)  # rounded to float32 they may exceed 1
             if not (p >= 0).all():
                 raise ValueError("imputed probabilities are negative or not finite")
@@ -227,7 +256,7 @@ def calibration(model: Imputes, data: Data, batch_size: int = 500, bins: int = 1
             correct[index, j] = (best == truth).double()
             one_hot = torch.zeros_like(p).scatter(-1, truth.clamp_min(0).unsqueeze(-1), 1.0)
             brier[index, j] = (p - one_hot).square().sum(-1)
-    known = test.labels >= 0
+    known = labels >= 0
 
     def measure(columns: slice, suffix: str) -> dict[str, Value]:
         rows = known[:, columns].any(1).nonzero().flatten()
@@ -246,8 +275,8 @@ def calibration(model: Imputes, data: Data, batch_size: int = 500, bins: int = 1
     if not known.any():
         raise ValueError("the test items have no true labels to compare with")
     found = measure(slice(None), "")
-    if len(data.labels) > 1:
-        for j, name in enumerate(data.labels):
+    if len(names) > 1:
+        for j, name in enumerate(names):
             if known[:, j].any():
                 found |= measure(slice(j, j + 1), f"_{name}")
     return found
@@ -287,20 +316,21 @@ def reconstruction(model: Reconstructs, data: Data, batch_size: int = 500) -> Ma
 
 @torch.no_grad()
 def clustering(model: Assigns, data: Data, batch_size: int = 500) -> Mapping[str, Value]:
-    """How well clusters of the test items agree with their first label.
+    """How well clusters of the test items agree with their first categorical label.
 
     The accuracy is that of the best one-to-one matching of clusters and classes; where there are more clusters than
     classes, items of a cluster without a class count as wrong, so the accuracy with every cluster named after the class
     of most of its items is given too. Mutual information is normalised by the mean of both entropies.
     """
-    if not data.labels:
+    sizes = [len(values) for values in data.labels.values() if not isinstance(values, Interval)]
+    if not sizes:
         raise ValueError("these data have no labels to compare clusters with")
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix
 
     test = data.split("test")
-    truth = test.labels[:, 0]
+    truth = categorical(data, test.labels)[:, 0]
     assigned = torch.cat([model.assign(to_float(x)) for x in test.x.split(batch_size)])
     classes, clusters = truth[truth >= 0].numpy(), assigned[truth >= 0].numpy()
     if not len(classes):
@@ -324,7 +354,7 @@ def clustering(model: Assigns, data: Data, batch_size: int = 500) -> Mapping[str
 
     items = len(classes)
     found = {"cluster_accuracy": Value.resampled(matched, items, "%", "higher")}
-    if len(set(clusters.tolist())) > len(data.labels[next(iter(data.labels))]):
+    if len(set(clusters.tolist())) > sizes[0]:
         found["cluster_majority_accuracy"] = Value.resampled(majority, items, "%", "higher")
     found["cluster_mutual_information"] = Value.resampled(information, items, "of 1", "higher")
     found["cluster_rand_index"] = Value.resampled(rand, items, "of 1", "higher")
@@ -332,9 +362,9 @@ def clustering(model: Assigns, data: Data, batch_size: int = 500) -> Mapping[str
 
 
 def _label_sets(data: Data, count: int) -> Tensor:
-    """Complete label sets of test items, drawn with replacement, long (count, labels)."""
+    """Complete label sets of test items, drawn with replacement, (count, labels)."""
     labels = data.split("test").labels
-    labels = labels[(labels >= 0).all(1)]
+    labels = labels[is_known(labels).all(1)]
     if not labels.numel():
         raise ValueError("no test item has all its labels")
     return labels[torch.randint(len(labels), (count,))]

@@ -9,6 +9,7 @@ __all__ = ["commands", "datasets", "metrics"]
 def datasets() -> dict[str, str]:
     """The data sets by name."""
     return {
+        "brightness": "tn_eval.brightness:Brightness",
         "celeba": "tn_eval.files:CelebA",
         "cifar10": "tn_eval.datasets:CIFAR10",
         "cifar10-part": "tn_eval.files:CIFAR10Part",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from tn_core.components import build
 from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
-from tn_core.protocols import Data, Encodes, to_float
-from tn_core.storage import load_model, read_config
-from tn_eval.commands import check_offers, draw, label_masks, parse_labels, picture_path
+from tn_core.protocols import Data, Encodes, Interval, to_float
+from tn_core.storage import labels_of, load_model, read_config
+from tn_eval.commands import Allowed, check_offers, draw, label_evidence, parse_labels, picture_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ def hop(
     shape = _shape(config)
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(f"tn hop needs a model of images, of shape (1 or 3, height, width); this one's have {shape}")
-    allowed = parse_labels(labels or "", config.get("labels") or {})
+    allowed = parse_labels(labels or "", labels_of(config.get("labels", {})))
     import torch
 
     model, _ = load_model(Path(run), default_host())
@@ -117,7 +117,7 @@ def density(
     pair = _pair(dims)
     config = read_config(Path(run))
     path = picture_path(out, Path(run) / "density.png")
-    allowed = parse_labels(labels or "", config.get("labels") or {})
+    allowed = parse_labels(labels or "", labels_of(config.get("labels", {})))
     _check_matplotlib()
     import torch
 
@@ -264,12 +264,12 @@ def _decoder(model: Any, config: Mapping[str, Any]) -> Any:
     raise UserError(f"{config['model']['name']} turns no latents into data: it has no method decode or generate")
 
 
-def _prior(model: Any, config: Mapping[str, Any], allowed: Mapping[str, list[int]]) -> Any:
+def _prior(model: Any, config: Mapping[str, Any], allowed: Allowed) -> Any:
     """What the model's prior says of the latents, given these labels: batch shape (), event shape (features,)."""
     prior = getattr(model, "prior", None)
     if not callable(prior):
         raise UserError(f"{config['model']['name']} has no prior to look at")
-    evidence = label_masks(allowed, config.get("labels") or {})
+    evidence = label_evidence(allowed, labels_of(config.get("labels", {})))
     if evidence is not None and hasattr(model, "sample"):
         draw(model, 1, evidence)  # a model that does not learn from labels says so here, whatever its prior can do
     try:
@@ -315,7 +315,7 @@ def _check_matplotlib() -> None:
 
 
 def _posterior_means(
-    model: Any, config: Mapping[str, Any], allowed: Mapping[str, list[int]], count: int, data_root: str | None
+    model: Any, config: Mapping[str, Any], allowed: Allowed, count: int, data_root: str | None
 ) -> "Tensor | None":
     """Posterior means (items, features) of test items with these labels; None if the model or the data do not allow it.
 
@@ -336,8 +336,13 @@ def _posterior_means(
         return None
     fits = torch.ones(len(test), dtype=torch.bool)
     for j, name in enumerate(data.labels):
-        if name in allowed:
-            fits &= torch.isin(test.labels[:, j], torch.tensor(allowed[name]))
+        values, wanted = data.labels[name], allowed.get(name)
+        if wanted is None:
+            continue
+        if isinstance(values, Interval) and isinstance(wanted, float):  # near enough to be looked at
+            fits &= (test.labels[:, j] - wanted).abs() <= (values.high - values.low) / 20
+        else:
+            fits &= torch.isin(test.labels[:, j], torch.tensor(wanted))
     items = fits.nonzero().flatten()
     chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))[:count]  # test sets may be sorted
     if not len(chosen):

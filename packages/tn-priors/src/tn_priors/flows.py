@@ -135,6 +135,11 @@ class Flow(zuko.lazy.Flow):
         found: list[Tensor] = self.base.label_posteriors(self._inwards(z)[0], y)
         return found
 
+    def label_components(self, j: int) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations, (components,) each, of the Gaussians of label ``j``, a continuous one."""
+        found: tuple[Tensor, Tensor] = self.base.label_components(j)
+        return found
+
     def complete(self, z: Tensor | None = None, y: Known = None, *, beam: int = 256) -> tuple[Tensor, Tensor]:
         r"""Returns the most probable values of all unknown labels, and their log probability, as the base finds them.
 

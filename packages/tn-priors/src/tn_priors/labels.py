@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tn_core.protocols import Interval
+
 __all__ = [
     "Categorical",
     "Continuous",
@@ -75,8 +77,10 @@ of the values allowed, or floats (*batch, N_j), log weights as soft evidence. Fo
 (*batch,)."""
 
 
-def as_label(label: "Label | int") -> Label:
-    """An integer stands for a categorical label with so many values."""
+def as_label(label: "Label | Interval | int") -> Label:
+    """An integer stands for a categorical label with so many values, an interval for a continuous label."""
+    if isinstance(label, Interval):
+        return Continuous(low=label.low, high=label.high)
     return Categorical(label) if isinstance(label, int) else label
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
 from tn_core.cores import Boundary
+from tn_core.protocols import Interval
 from tn_core.tensor_chain import TensorChain
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
 from tn_priors.fitting import check_fit, check_latents, fit_by_gradient, fit_mixture_of_products, mixtures_1d
@@ -44,7 +45,7 @@ class TRIP(LazyDistribution):
         features: the number of latents.
         components: the number of Gaussians a latent.
         rank: the width of the bonds, the "core size" of the papers.
-        labels: the labels: ``Categorical``, ``Continuous``, or an integer for so many values.
+        labels: the labels: ``Categorical``, ``Continuous``, an integer for so many values, or an ``Interval``.
         boundary: "ring" or "train".
         closing_rank: the width of a ring's bond between its last variable and its first, from 1 (as cheap as a train)
             to the rank; None: the rank.
@@ -70,7 +71,7 @@ class TRIP(LazyDistribution):
         features: int,
         components: int = 10,
         rank: int = 20,
-        labels: Sequence[int | Label] = (),
+        labels: Sequence[int | Interval | Label] = (),
         boundary: Boundary = "ring",
         *,
         closing_rank: int | None = None,
@@ -118,9 +119,9 @@ class TRIP(LazyDistribution):
         for label in self.labels:
             if isinstance(label, Categorical):
                 continue
-            width = (label.high - label.low) / label.components
-            self.label_means.append(own(torch.linspace(label.low, label.high, label.components)))
-            self.label_log_deviations.append(own(torch.full((label.components,), width).log()))
+            # in units in which the label's interval is (-3, 3): one learning rate has to suit every label
+            self.label_means.append(own(torch.linspace(-3, 3, label.components)))
+            self.label_log_deviations.append(own(torch.full((label.components,), 6 / label.components).log()))
         if start == "mixture":
             self._start_near_mixture()
 
@@ -132,13 +133,22 @@ class TRIP(LazyDistribution):
     def _start_near_mixture(self) -> None:
         """Gives every value of the bond a place of its own in the latents' space, and a value of every label."""
         rank = self.chain.rank
-        tables = []
-        for means in self.means:
+
+        def near_a_place(means: Tensor) -> Tensor:
             reach = means.abs().amax().clamp_min(1e-6)
             centre = torch.randn(rank, 1).to(means) * (0.27 * reach)
-            tables.append(torch.exp(-0.5 * ((means - centre) / (0.2 * reach)) ** 2) + 1e-3)
-        for size in self.sizes[self.features :]:
-            tables.append(nn.functional.one_hot(torch.arange(rank, device=self.means.device) % size, size) + 0.1 / size)
+            return torch.exp(-0.5 * ((means - centre) / (0.2 * reach)) ** 2) + 1e-3
+
+        tables = [near_a_place(means) for means in self.means]
+        continuous = iter(self.label_means)
+        values = torch.arange(rank)
+        for label in self.labels:
+            if isinstance(label, Continuous):
+                tables.append(near_a_place(next(continuous)))
+            else:
+                one_hot = nn.functional.one_hot(values % label.size, label.size).to(self.means)
+                tables.append(one_hot + 0.1 / label.size)
+                values = torch.randperm(rank)  # labels of one size do not start as the same
         self.set_mixture(torch.ones(rank).to(self.means), tables)
 
     def set_mixture(self, weights: Tensor, tables: Sequence[Tensor]) -> None:
@@ -202,25 +212,30 @@ class TRIP(LazyDistribution):
             if len(entries) != count:
                 raise ValueError(f"y must have one entry for each of {count} labels, got {len(entries)}")
         evidence = {}
-        continuous = iter(zip(self.label_means, self.label_log_deviations, strict=True))
         for j, (label, known) in enumerate(zip(self.labels, entries, strict=True)):
-            parameters = None if isinstance(label, Categorical) else next(continuous)
             if known is None:
                 continue
-            if parameters is None:
+            if isinstance(label, Categorical):
                 found = categorical_evidence(known, self.sizes[self.features + j], f"label {j}")
             else:
                 if not known.is_floating_point():
                     raise ValueError(f"label {j} is continuous: it takes floats, NaN where unknown, got {known.dtype}")
-                means, log_deviations = parameters
                 value = known.to(self.means).unsqueeze(-1)
                 if can_look_at(value) and bool(torch.isinf(value).any()):
                     raise ValueError(f"label {j} must be finite, or NaN where unknown; got infinity")
                 unknown = torch.isnan(value)
-                found = normal_log_density(torch.where(unknown, 0, value), means, log_deviations.exp())
+                found = normal_log_density(torch.where(unknown, 0, value), *self.label_components(j))
                 found = torch.where(unknown, 0, found)
             evidence[self.features + j] = found.to(self.means)
         return evidence
+
+    def label_components(self, j: int) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations, (components,) each, of the Gaussians of label ``j``, a continuous one."""
+        label = self.labels[j]
+        assert isinstance(label, Continuous)
+        k = sum(isinstance(before, Continuous) for before in self.labels[:j])
+        centre, unit = (label.low + label.high) / 2, (label.high - label.low) / 6
+        return centre + unit * self.label_means[k], unit * self.label_log_deviations[k].exp()
 
     def log_prob_labels(self, y: Known) -> Tensor:
         r"""Returns log p(known labels), (\*batch,), in nats (a density where labels are continuous)."""
@@ -233,7 +248,7 @@ class TRIP(LazyDistribution):
     def label_posteriors(self, z: Tensor, y: Known = None) -> list[Tensor]:
         r"""Returns for each label the probabilities of its values given the latents and the *other* known labels.
 
-        Exact. For a continuous label the probabilities are those of its components.
+        Exact. For a continuous label the probabilities are those of its components (:meth:`label_components`).
 
         Arguments:
             z: latents (\*batch, features).
@@ -352,7 +367,7 @@ class TTLP(TRIP):
         features: the number of latents.
         components: the number of Gaussians a latent.
         rank: the width of the bonds, the "core size" of the papers.
-        labels: the labels: ``Categorical``, ``Continuous``, or an integer for so many values.
+        labels: the labels: ``Categorical``, ``Continuous``, an integer for so many values, or an ``Interval``.
         learnable: False fixes all parameters.
         start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
         mean_range: the means start evenly spaced from minus this to this.
@@ -365,7 +380,7 @@ class TTLP(TRIP):
         features: int,
         components: int = 10,
         rank: int = 20,
-        labels: Sequence[int | Label] = (),
+        labels: Sequence[int | Interval | Label] = (),
         *,
         learnable: bool = True,
         start: Literal["mixture", "random"] = "mixture",

@@ -22,7 +22,7 @@ from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_vae.autoencoder import Autoencoder, Likelihood, check_at_least_one, normal
-from tn_vae.labels import Labels, perceptron
+from tn_vae.labels import Labels, number_of_values, perceptron
 
 __all__ = ["CVAE"]
 
@@ -74,12 +74,12 @@ class CVAE(Autoencoder):
     @staticmethod
     def network_size(features: int, labels: Sequence[int], **_: Any) -> dict[str, Any]:
         """What the network is to be made for."""
-        return {"features": features + sum(labels), "outputs": 2 * features}
+        return {"features": features + number_of_values(labels), "outputs": 2 * features}
 
     @staticmethod
     def classifier_size(labels: Sequence[int], **_: Any) -> dict[str, Any]:
         """What the classifier is to be made for."""
-        return {"outputs": sum(labels)}
+        return {"outputs": number_of_values(labels)}
 
     # the model
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LabelDecoder", "Labels", "mean_where_known", "perceptron"]
+__all__ = ["LabelDecoder", "Labels", "mean_where_known", "number_of_values", "perceptron"]
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -17,6 +17,18 @@ def perceptron(*widths: int) -> nn.Sequential:
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers[:-1])
+
+
+def number_of_values(sizes: Sequence[Any]) -> int:
+    """Of all labels together.
+
+    Raises:
+        ValueError: if a label is continuous.
+    """
+    for j, size in enumerate(sizes):
+        if not isinstance(size, int):
+            raise ValueError(f"label {j} is continuous; this model takes categorical labels only")
+    return sum(sizes)
 
 
 def mean_where_known(log_p: Tensor, known: Tensor) -> Tensor:
@@ -43,10 +55,10 @@ class Labels(nn.Module):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
+        self.total = number_of_values(sizes)
         if not sizes or min(sizes) < 2:
             raise ValueError(f"a model of labels needs at least one, of at least 2 values each; got {list(sizes)}")
         self.sizes = tuple(sizes)
-        self.total = sum(sizes)
         self.register_buffer("counts", torch.ones(self.total))
 
     def forward(self, y: Tensor) -> Tensor:

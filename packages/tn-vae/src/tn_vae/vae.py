@@ -276,11 +276,18 @@ class VAE(Autoencoder):
     def impute(self, x: Tensor, y: Tensor | None = None) -> list[Tensor]:
         """For each label the probabilities of its values (batch, values), given x and the other known labels.
 
-        p(y | z) at the posterior's mean (VAE-TTLP section 6.5).
+        p(y | z) at the posterior's mean (VAE-TTLP section 6.5). Of a continuous label mean and standard deviation,
+        (batch, 2).
         """
         if not self.has_labels:
             raise ValueError(f"the prior {type(self.prior).__name__} has no labels to impute")
         found: list[Tensor] = self.prior.label_posteriors(self.encode(x), y)
+        for j, label in enumerate(self.prior.labels):
+            if isinstance(label, Continuous):
+                means, deviations = self.prior.label_components(j)
+                mean = found[j] @ means
+                spread = found[j] @ (means**2 + deviations**2) - mean**2
+                found[j] = torch.stack([mean, spread.clamp_min(0).sqrt()], -1)
         return found
 
     @torch.no_grad()
