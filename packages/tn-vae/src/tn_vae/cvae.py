@@ -21,7 +21,7 @@ from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
-from tn_vae.autoencoder import Autoencoder, Likelihood, check_at_least_one, normal
+from tn_vae.autoencoder import Autoencoder, Likelihood, check_at_least_one, estimated_divergence, normal
 from tn_vae.labels import Labels, number_of_values, perceptron
 
 __all__ = ["CVAE"]
@@ -106,30 +106,30 @@ class CVAE(Autoencoder):
     def _terms(
         self, x: Tensor, y: Tensor | None, logits: Sequence[Tensor], samples: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor, Tensor, Distribution]:
-        """log p(x | z, y), log p(z | y) and log q(z | x) at posterior samples, (*samples, batch), and q."""
+        """log p(x | z, y) and log p(z | y) at posterior samples, (*samples, batch), the samples, and q."""
         q = self.posterior(x)
         z = q.rsample(samples)
         numbers = self.labels(self.completed(logits, y))
         code = torch.cat([z, numbers.expand(*z.shape[:-1], -1)], -1)
-        return self.log_likelihood(x, code), self.log_prior(z, numbers), q.log_prob(z), q
+        return self.log_likelihood(x, code), self.log_prior(z, numbers), z, q
 
     # bounds
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A one-sample estimate of the lower bound of log p(x | y), (batch,), in nats; unknown labels are imputed."""
-        reconstruction, log_p, _, q = self._terms(x, y, self._logits(x))
-        return reconstruction + log_p + q.entropy()
+        reconstruction, log_p, z, q = self._terms(x, y, self._logits(x))
+        return reconstruction - estimated_divergence(q, log_p, z)
 
     def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
         """log p(x, z | y) / q(z | x) of posterior samples, (samples, batch); unknown labels are imputed."""
-        reconstruction, log_p, log_q, _ = self._terms(x, y, self._logits(x), (samples,))
-        return reconstruction + log_p - log_q
+        reconstruction, log_p, z, q = self._terms(x, y, self._logits(x), (samples,))
+        return reconstruction + log_p - q.log_prob(z)
 
     def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch, and what to log."""
         logits = self._logits(x)
-        terms, log_p, _, q = self._terms(x, y, logits)
-        reconstruction, away = terms.mean(), -(log_p + q.entropy()).mean()
+        each, log_p, z, q = self._terms(x, y, logits)
+        reconstruction, away = each.mean(), estimated_divergence(q, log_p, z).mean()
         loss = self.warmth * away - reconstruction
         found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
         if y is not None:

@@ -35,6 +35,7 @@ from tn_vae.autoencoder import (
     check_choice,
     check_not_negative,
     divergence,
+    estimated_divergence,
     same_in_all_processes,
 )
 from tn_vae.labels import mean_where_known
@@ -120,11 +121,13 @@ class VAE(Autoencoder):
             return self.prior().log_prob(z)
         return self.prior.log_prob_joint(z, y)
 
-    def _divergence(self, q: Distribution, z: Tensor, y: Tensor | None) -> Tensor:
-        """Of q(z | x) from p(z, y_ob), (batch,)."""
-        if y is None or not self.has_labels:
-            return divergence(q, self.prior(), z)
-        return -self.prior.log_prob_joint(z, y) - q.entropy()
+    def _log_joint(self, z: Tensor, y: Tensor | None) -> Tensor | None:
+        """log p(z, y_ob); None if there are no labels."""
+        return None if y is None or not self.has_labels else self.log_joint(z, y)
+
+    def _divergence(self, q: Distribution, z: Tensor, log_joint: Tensor | None) -> Tensor:
+        """Of q(z | x) from p(z, y_ob), or from p(z) if there are no labels, (batch,)."""
+        return divergence(q, self.prior(), z) if log_joint is None else estimated_divergence(q, log_joint, z)
 
     @property
     def has_labels(self) -> bool:
@@ -137,7 +140,7 @@ class VAE(Autoencoder):
         """A one-sample estimate of the lower bound of log p(x, y_ob), (batch,), in nats."""
         q = self.posterior(x)
         z = q.rsample()
-        return self.log_likelihood(x, z) - self._divergence(q, z, y)
+        return self.log_likelihood(x, z) - self._divergence(q, z, self._log_joint(z, y))
 
     def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
         """log p(x | z) p(z, y_ob) / q(z | x) of posterior samples, (samples, batch)."""
@@ -152,15 +155,15 @@ class VAE(Autoencoder):
         q = self.posterior(x)
         z = q.rsample()
         reconstruction = self.log_likelihood(x, z).mean()
-        if self.trains_prior:
-            each = self._divergence(q, z, y)
+        log_p = None
+        if not self.trains_prior:
+            away = divergence(q, Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1), z).mean()
         else:
-            each = divergence(q, Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1), z)
-        away = each.mean()
+            log_p = self._log_joint(z, y)
+            away = self._divergence(q, z, log_p).mean()
         loss = self.warmth * away - reconstruction
         found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
-        if y is not None and self.has_labels and self.label_weight > 0 and self.trains_prior:
-            log_p = -each - q.entropy()  # log p(z, y_ob)
+        if y is not None and log_p is not None and self.label_weight > 0:
             known = self._known(y)
             self.seen |= known.any(0)
             label = self._log_p_labels(z, known, log_p)
