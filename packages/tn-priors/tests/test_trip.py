@@ -203,6 +203,8 @@ def test_continuous_labels_start_on_their_interval():
     means, deviations = TRIP(2, labels=[3, Continuous(4, 10.0, 40.0)]).label_components(1)
     torch.testing.assert_close(means, torch.tensor([10.0, 20, 30, 40]))
     torch.testing.assert_close(deviations, torch.full((4,), 7.5))
+    with pytest.raises(ValueError, match="label 0 is not continuous"):
+        TRIP(2, labels=[3]).label_components(0)
     same = TRIP(2, labels=[3, Interval(10.0, 40.0)])
     assert same.labels[1] == Continuous(low=10.0, high=40.0)
 

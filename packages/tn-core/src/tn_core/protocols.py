@@ -40,8 +40,8 @@ class Interval:
     """The values of a continuous label.
 
     Attributes:
-        low: where most of its values lie, from here
-        high: to here.
+        low: below most of them; where a model of them, or a picture, starts
+        high: above most of them; where it ends.
 
     Raises:
         ValueError: if low is not below high.

@@ -45,11 +45,15 @@ class Brightness:
 
     def split(self, name: SplitName) -> Split:
         """Returns one part, ``"train"`` or ``"test"``; it is made once and kept."""
-        return self._train if name == "train" else self._part(self.of.split(name), 0)
+        return self._train if name == "train" else self._test
 
     @cached_property
     def _train(self) -> Split:
         return self._part(self.of.split("train"), self.missing)
+
+    @cached_property
+    def _test(self) -> Split:
+        return self._part(self.of.split("test"), 0)
 
     def _part(self, part: Split, missing: float) -> Split:
         import numpy as np

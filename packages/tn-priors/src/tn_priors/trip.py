@@ -230,9 +230,14 @@ class TRIP(LazyDistribution):
         return evidence
 
     def label_components(self, j: int) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations, (components,) each, of the Gaussians of label ``j``, a continuous one."""
+        """Means and standard deviations, (components,) each, of the Gaussians of label ``j``, a continuous one.
+
+        Raises:
+            ValueError: if it is not continuous.
+        """
         label = self.labels[j]
-        assert isinstance(label, Continuous)
+        if not isinstance(label, Continuous):
+            raise ValueError(f"label {j} is not continuous")
         k = sum(isinstance(before, Continuous) for before in self.labels[:j])
         centre, unit = (label.low + label.high) / 2, (label.high - label.low) / 6
         return centre + unit * self.label_means[k], unit * self.label_log_deviations[k].exp()
