@@ -28,6 +28,7 @@ __all__ = [
     "SplitName",
     "Values",
     "all_unknown",
+    "categorical_labels",
     "is_known",
     "to_float",
 ]
@@ -84,6 +85,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def categorical_labels(labels: Mapping[str, Values]) -> dict[str, Sequence[str]]:
+    """The labels that are not continuous."""
+    return {name: values for name, values in labels.items() if not isinstance(values, Interval)}
 
 
 def _mark(y: "Tensor") -> float:

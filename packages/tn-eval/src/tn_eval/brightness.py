@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Annotated
 
 from tn_core.components import Component
-from tn_core.errors import UserError
 from tn_core.protocols import Data, Interval, Split, SplitName, Values, to_float
+from tn_eval.images import check_hiding, hide
 
 __all__ = ["Brightness"]
 
@@ -27,10 +27,7 @@ class Brightness:
     def __init__(
         self, *, of: Annotated[Data, Component("datasets", "digits")], missing: float = 0.0, missing_seed: int = 0
     ) -> None:
-        if not 0 <= missing <= 1:
-            raise UserError(f"missing is a share from 0 to 1, not {missing}")
-        if not 0 <= missing_seed < 2**32:
-            raise UserError(f"missing_seed is a whole number from 0 to {2**32 - 1}, not {missing_seed}")
+        check_hiding(missing, missing_seed)
         self.of, self.missing, self.missing_seed = of, missing, missing_seed
         self.shape = of.shape
 
@@ -56,15 +53,13 @@ class Brightness:
         return self._part(self.of.split("test"), 0)
 
     def _part(self, part: Split, missing: float) -> Split:
-        import numpy as np
         import torch
 
         brightness = torch.cat([to_float(x).flatten(1).mean(1, keepdim=True) for x in part.x.split(10_000)])
         known = part.labels.to(brightness)
         if not part.labels.is_floating_point():
             known[part.labels < 0] = torch.nan
-        # NumPy promises never to change what RandomState draws, so the same ones are hidden for ever
-        hidden = torch.from_numpy(np.random.RandomState(self.missing_seed).random_sample((len(part), 1)) < missing)
+        hidden = torch.from_numpy(hide((len(part), 1), missing, self.missing_seed))
         return Split(
             part.x, torch.cat([known, brightness], 1), torch.cat([part.hidden, hidden], 1), dynamic=part.dynamic
         )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tn_core.errors import UserError
-from tn_core.protocols import Data, Interval, to_float
+from tn_core.protocols import Data, categorical_labels, to_float
 from tn_eval.cache import cache_folder, cached_tensors
 
 __all__ = ["Classifier", "accuracy", "cached_classifier", "categorical"]
@@ -87,7 +87,7 @@ def cached_classifier(data: Data, spec: Mapping[str, Any]) -> Classifier:
     """
     if len(data.shape) != 3:
         raise UserError(f"the classifier is for images, (channels, height, width); these data have shape {data.shape}")
-    sizes = [len(values) for values in data.labels.values() if not isinstance(values, Interval)]
+    sizes = [len(values) for values in categorical_labels(data.labels).values()]
     if not sizes:
         raise UserError("the classifier is trained on categorical labels, and these data have none")
     key = _without_hiding(spec)
@@ -109,7 +109,8 @@ def cached_classifier(data: Data, spec: Mapping[str, Any]) -> Classifier:
 
 def categorical(data: Data, y: Tensor) -> Tensor:
     """The categorical ones of labels (items, labels), long, -1 where unknown."""
-    columns = [j for j, values in enumerate(data.labels.values()) if not isinstance(values, Interval)]
+    wanted = categorical_labels(data.labels)
+    columns = [j for j, name in enumerate(data.labels) if name in wanted]
     y = y[:, columns]
     return y.nan_to_num(-1).long() if y.is_floating_point() else y
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tn_core.components import build
 from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
-from tn_core.protocols import Interval, Values, all_unknown, is_known, to_float
+from tn_core.protocols import Interval, Values, all_unknown, categorical_labels, is_known, to_float
 from tn_core.storage import labels_of, load_model, read_config, write_text
 from tn_eval.inception import find_inception
 
@@ -349,7 +349,7 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
         return False  # their networks are for images
     labels = labels_of(config.get("labels", {})) if getattr(model, "has_labels", True) else {}
     if function.__name__ in ("calibration", "condition_accuracy", "conditional_fid"):
-        labels = {name: values for name, values in labels.items() if not isinstance(values, Interval)}
+        labels = dict(categorical_labels(labels))
     uses_labels = function.__name__ in ("calibration", "condition_accuracy", "conditional_fid", "imputation")
     return isinstance(model, protocol) and (bool(labels) or not uses_labels)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tn_core.protocols import Data, Interval, to_float
+from tn_core.protocols import Data, categorical_labels, to_float
 from tn_eval.cache import cache_folder, cached_tensors
 from tn_eval.classifier import FEATURES, cached_classifier
 from tn_eval.inception import INCEPTION_FEATURES, SHA256, load_inception
@@ -68,7 +68,7 @@ def get_extractor(
     if len(data.shape) != 3:
         raise ValueError(f"features are for images, (channels, height, width); these data have shape {data.shape}")
     if name == "classifier":
-        if all(isinstance(values, Interval) for values in data.labels.values()):
+        if not categorical_labels(data.labels):
             raise ValueError("these data have no labels to train a classifier on; the features 'inception' need none")
         classifier = cached_classifier(data, spec)
         digest = hashlib.sha256()

@@ -17,6 +17,8 @@ __all__ = [
     "DownloadableImages",
     "ImageFiles",
     "Images",
+    "check_hiding",
+    "hide",
     "reading",
 ]
 
@@ -42,10 +44,7 @@ class Images(ABC):
     def __init__(
         self, *, missing: float = 0.0, missing_seed: int = 0, train_size: int | None = None, binarize: bool = False
     ) -> None:
-        if not 0 <= missing <= 1:
-            raise UserError(f"missing is a share from 0 to 1, not {missing}")
-        if not 0 <= missing_seed < 2**32:
-            raise UserError(f"missing_seed is a whole number from 0 to {2**32 - 1}, not {missing_seed}")
+        check_hiding(missing, missing_seed)
         if train_size is not None and train_size < 1:
             raise UserError(f"train_size is at least 1, not {train_size}")
         self.missing = missing
@@ -71,8 +70,7 @@ class Images(ABC):
         import torch
 
         x, labels = self._checked("train")
-        # NumPy promises never to change what RandomState draws, so the same labels are hidden for ever.
-        hidden = np.random.RandomState(self.missing_seed).random_sample(labels.shape) < self.missing
+        hidden = hide(labels.shape, self.missing, self.missing_seed)
         if self.train_size is not None:
             if self.train_size > len(x):
                 raise UserError(f"train_size is {self.train_size}, but there are only {len(x)} training items")
@@ -106,6 +104,22 @@ class Images(ABC):
         if (labels < -1).any() or (labels >= np.array(values, dtype=np.int64)).any():
             raise UserError(f"{kind}: its files hold labels out of range")
         return x, labels
+
+
+def check_hiding(missing: float, missing_seed: int) -> None:
+    """Raises a UserError if a share of hidden labels, or the seed of their choice, is out of its range."""
+    if not 0 <= missing <= 1:
+        raise UserError(f"missing is a share from 0 to 1, not {missing}")
+    if not 0 <= missing_seed < 2**32:
+        raise UserError(f"missing_seed is a whole number from 0 to {2**32 - 1}, not {missing_seed}")
+
+
+def hide(shape: tuple[int, ...], missing: float, missing_seed: int) -> "NDArray[Any]":
+    """Which of so many labels are hidden, bool; those hidden at one rate are hidden at every higher rate too."""
+    import numpy as np
+
+    # NumPy promises never to change what RandomState draws, so the same labels are hidden for ever.
+    return np.random.RandomState(missing_seed).random_sample(shape) < missing
 
 
 class ImageFiles(Images):

@@ -33,6 +33,7 @@ from tn_core.protocols import (
     Reconstructs,
     Samples,
     all_unknown,
+    categorical_labels,
     is_known,
     to_float,
 )
@@ -242,12 +243,13 @@ def calibration(model: Imputes, data: Data, batch_size: int = 500, bins: int = 1
 
     test = data.split("test")
     labels = categorical(data, test.labels)
-    names = [name for name, values in data.labels.items() if not isinstance(values, Interval)]
+    names = list(categorical_labels(data.labels))
     confidence, correct, brier = (torch.zeros(labels.shape, dtype=torch.float64) for _ in range(3))
     for index in torch.arange(len(test)).split(batch_size):
         held = model.impute(to_float(test.x[index]), all_unknown(test.labels[index]))
-        posteriors = [p for p, v in zip(held, data.labels.values(), strict=True) if not isinstance(v, Interval)]
-        for j, p in enumerate(posteriors):
+        posteriors = dict(zip(data.labels, held, strict=True))
+        for j, name in enumerate(names):
+            p = posteriors[name]
             truth = labels[index, j]
             p = p.double() / p.double().sum(-1, keepdim=True)  # rounded to float32 they may exceed 1
             if not (p >= 0).all():
@@ -322,7 +324,7 @@ def clustering(model: Assigns, data: Data, batch_size: int = 500) -> Mapping[str
     classes, items of a cluster without a class count as wrong, so the accuracy with every cluster named after the class
     of most of its items is given too. Mutual information is normalised by the mean of both entropies.
     """
-    sizes = [len(values) for values in data.labels.values() if not isinstance(values, Interval)]
+    sizes = [len(values) for values in categorical_labels(data.labels).values()]
     if not sizes:
         raise ValueError("these data have no labels to compare clusters with")
     from scipy.optimize import linear_sum_assignment
