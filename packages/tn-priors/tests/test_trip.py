@@ -390,7 +390,6 @@ def test_start_near_a_mixture_depends_and_starts_between_the_ends():
     assert prior.means.min() == -2
     assert prior.means.max() == 2
     torch.testing.assert_close(prior.deviations, torch.full((2, 5), 0.5))
-    torch.testing.assert_close(TRIP(2, 5, mean_range=2.0).deviations, torch.full((2, 5), 0.8))
     table = Dense(prior).table
     independent = table.sum(1, keepdim=True) * table.sum(0, keepdim=True)
     information = (table * (table / independent).log()).sum()

@@ -41,8 +41,8 @@ class GAN(LightningModule):
     step: by default a batch adds two. The count also says whose turn it is, so that a resumed run takes the turn that
     an uninterrupted one would.
 
-    The range that the prior starts in is an argument of the prior: the paper has means in [-1, 1] for GANs, that is
-    ``mean_range=1``.
+    The start of the prior is an argument of the prior: the paper has means in [-1, 1] for GANs and deviations of 1 over
+    their number, that is ``mean_range=1, deviation=0.1`` for ten.
 
     Arguments:
         network: a pair of a discriminator, ``encoder``, with one output, and a generator, ``decoder``.

@@ -52,7 +52,7 @@ class TRIP(LazyDistribution):
         learnable: False fixes all parameters.
         start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
         mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs, 1 for GANs).
-        deviation: the standard deviation all Gaussians start at; None: the spacing of the means.
+        deviation: the standard deviation all Gaussians start at. Wide ones that overlap are the better start.
         order_seed: the seed of the order of the variables.
 
     Raises:
@@ -77,8 +77,8 @@ class TRIP(LazyDistribution):
         closing_rank: int | None = None,
         learnable: bool = True,
         start: Literal["mixture", "random"] = "mixture",
-        mean_range: float = 3.0,
-        deviation: float | None = None,
+        mean_range: float = 1.5,
+        deviation: float = 1.0,
         order_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class TRIP(LazyDistribution):
             raise ValueError(f"components must be at least 1, got {components}")
         if not mean_range > 0:
             raise ValueError(f"mean_range must be positive, got {mean_range}")
-        if deviation is not None and not deviation > 0:
+        if not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
         self.features, self.components = features, components
         self.labels = tuple(as_label(label) for label in labels)
@@ -112,8 +112,7 @@ class TRIP(LazyDistribution):
 
         means = torch.linspace(-mean_range, mean_range, components) if components > 1 else torch.zeros(1)
         self.means = own(means.repeat(features, 1))
-        spacing = 2 * mean_range / components if deviation is None else deviation
-        self.log_deviations = own(torch.full((features, components), spacing).log())
+        self.log_deviations = own(torch.full((features, components), deviation).log())
         self.label_means = nn.ParameterList()
         self.label_log_deviations = nn.ParameterList()
         for label in self.labels:
@@ -375,8 +374,8 @@ class TTLP(TRIP):
         labels: the labels: ``Categorical``, ``Continuous``, an integer for so many values, or an ``Interval``.
         learnable: False fixes all parameters.
         start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
-        mean_range: the means start evenly spaced from minus this to this.
-        deviation: the standard deviation all Gaussians start at; None: the spacing of the means.
+        mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs).
+        deviation: the standard deviation all Gaussians start at.
         order_seed: the seed of the order of the variables.
     """
 
@@ -389,8 +388,8 @@ class TTLP(TRIP):
         *,
         learnable: bool = True,
         start: Literal["mixture", "random"] = "mixture",
-        mean_range: float = 3.0,
-        deviation: float | None = None,
+        mean_range: float = 1.5,
+        deviation: float = 1.0,
         order_seed: int = 0,
     ) -> None:
         super().__init__(
