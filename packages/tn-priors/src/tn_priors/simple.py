@@ -71,7 +71,8 @@ class GaussianMixture(LazyDistribution):
         weights: of the Gaussians: "learned", or "uniform": all the same, and no parameter (the p(c) of CP-VAE, and the
             mixture that the VampPrior is compared with).
         learnable: False fixes all parameters.
-        mean_scale: the means start at a normal draw of this standard deviation, so that the components differ.
+        mean_scale: the means start at a normal draw of this standard deviation, so that the components differ. By
+            default the mixture starts near N(0, I).
         deviation: the standard deviation all Gaussians start at.
 
     Raises:
@@ -92,7 +93,7 @@ class GaussianMixture(LazyDistribution):
         *,
         weights: Literal["learned", "uniform"] = "learned",
         learnable: bool = True,
-        mean_scale: float = 1.0,
+        mean_scale: float = 0.1,
         deviation: float = 1.0,
     ) -> None:
         super().__init__()
