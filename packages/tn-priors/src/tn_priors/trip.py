@@ -52,8 +52,8 @@ class TRIP(LazyDistribution):
         learnable: False fixes all parameters.
         start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
         mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs, 1 for GANs).
-        deviation: the standard deviation all Gaussians start at. By default the prior starts near N(0, I): Gaussians
-            that overlap are a smoother landscape than narrow ones.
+        deviation: the standard deviation all Gaussians start at. By default they overlap: a smoother landscape than
+            narrow ones on a lattice.
         order_seed: the seed of the order of the variables.
 
     Raises:
@@ -78,8 +78,8 @@ class TRIP(LazyDistribution):
         closing_rank: int | None = None,
         learnable: bool = True,
         start: Literal["mixture", "random"] = "mixture",
-        mean_range: float = 1.0,
-        deviation: float = 0.9,
+        mean_range: float = 1.5,
+        deviation: float = 1.0,
         order_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -389,8 +389,8 @@ class TTLP(TRIP):
         *,
         learnable: bool = True,
         start: Literal["mixture", "random"] = "mixture",
-        mean_range: float = 1.0,
-        deviation: float = 0.9,
+        mean_range: float = 1.5,
+        deviation: float = 1.0,
         order_seed: int = 0,
     ) -> None:
         super().__init__(
