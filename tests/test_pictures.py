@@ -28,7 +28,7 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize("known", [None, [3], [1, 2]], ids=["free", "label", "set"])
 def test_a_walk_leaves_a_tensor_prior_as_it_is(kind: type[TRIP], known: list[int] | None) -> None:
     torch.manual_seed(0)
-    prior = kind(features=4, components=4, rank=5, labels=[5], deviation=0.5).double()
+    prior = kind(features=4, components=4, rank=5, labels=[5], mean_range=3.0, deviation=0.5).double()
     mask = torch.zeros(5, dtype=torch.bool)
     mask[known or []] = True
     p = prior() if known is None else prior([mask])
