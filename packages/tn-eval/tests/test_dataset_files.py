@@ -254,8 +254,14 @@ def test_sprites(tmp_path, capfd):
     for split, chosen in ((train, ~in_test), (test, in_test)):
         assert np.array_equal(split.x.numpy(), colours[chosen])
         assert np.array_equal(split.labels.numpy(), labels[chosen])
-    again = Sprites(root=str(tmp_path)).split("test")
-    assert torch.equal(again.labels, test.labels)
+    again = Sprites(root=str(tmp_path), size=32)
+    small = again.split("test")
+    assert torch.equal(small.labels, test.labels)
+    assert again.shape == small.x.shape[1:] == (3, 32, 32)
+    means = torch.nn.functional.avg_pool2d(test.x.double(), 2)
+    assert (small.x - means).abs().max() <= 0.5
+    with pytest.raises(UserError, match="size is 32 or 64, not 48"):
+        Sprites(root=str(tmp_path), size=48)
     assert capfd.readouterr() == ("", "")
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tn_core.errors import UserError
 from tn_core.protocols import SplitName
@@ -239,6 +239,15 @@ class Sprites(ImageFiles):
     A character is a combination of body, bottomwear, topwear and hair. A fixed random tenth of the 1,296 characters
     is the test split, with all its actions and directions: no test character is seen in training. The values of the
     four attributes have no names, only numbers. Reads ``sprites/sprites64.npz``.
+
+    Arguments:
+        root: folder of the data.
+        size: pixels a side, 64, or 32 by area average: a quarter of the work.
+        missing: share of the training labels to hide, from 0 to 1; each label of each item on its own.
+        missing_seed: seed of the choice of hidden labels.
+        train_size: keep only this many training items, a fixed random choice; all of them if not given.
+        binarize: make images of zeros and ones, drawn with the grey values as probabilities: test images once and for
+            all, training images anew whenever they are used.
     """
 
     shape: tuple[int, ...] = (3, 64, 64)
@@ -250,6 +259,23 @@ class Sprites(ImageFiles):
         "action": ("walk", "spellcard", "slash"),
         "direction": ("front", "left", "right"),
     }
+
+    def __init__(
+        self,
+        *,
+        root: str = "data",
+        size: Literal[32, 64] = 64,
+        missing: float = 0.0,
+        missing_seed: int = 0,
+        train_size: int | None = None,
+        binarize: bool = False,
+    ) -> None:
+        super().__init__(
+            root=root, missing=missing, missing_seed=missing_seed, train_size=train_size, binarize=binarize
+        )
+        if size not in (32, 64):
+            raise UserError(f"size is 32 or 64, not {size}")
+        self.shape = (3, size, size)
 
     def read(self, name: SplitName) -> "tuple[NDArray[Any], NDArray[Any]]":
         import numpy as np
@@ -271,7 +297,10 @@ class Sprites(ImageFiles):
             # a channel at a time: the colours of all pictures at once would be needed twice over
             x = np.empty((len(indices), *self.shape), dtype=np.uint8)
             for channel in range(3):
-                x[:, channel] = palette[:, channel][indices]
+                pixels = palette[:, channel][indices]
+                if self.shape[-1] == 32:
+                    pixels = np.rint(pixels.reshape(-1, 32, 2, 32, 2).mean((2, 4)))
+                x[:, channel] = pixels
         return x, labels[chosen]
 
 
