@@ -115,28 +115,44 @@ class TensorChain(nn.Module):
             log_cores.copy_(torch.rand_like(log_cores).clamp_min(1e-6).log())
 
     @torch.no_grad()
-    def set_mixture(self, weights: Tensor, tables: Sequence[Tensor], noise: float | None = None) -> None:
-        """Writes a mixture of products of independent variables into the cores.
+    def set_mixture(
+        self,
+        weights: Tensor,
+        tables: Sequence[Tensor],
+        noise: float | None = None,
+        blocks: Sequence[int] = (0,),
+    ) -> None:
+        """Writes a mixture of products of independent variables into the cores, or one for each block of variables.
+
+        Blocks are independent of each other: at the start of each the component is drawn anew.
 
         Arguments:
-            weights: (m,), the weight of each component; non-negative.
+            weights: (m,), the weight of each component, or (blocks, m); non-negative.
             tables: for each variable (m, N_k), non-negative: the probabilities of its values in each component.
             noise: as in the constructor, None for the same. The noise lets a state change from one bond to the next.
+            blocks: the position at which each block starts, the first at 0.
 
         Raises:
             ValueError: if a shape is not as above, or a number is negative, or a row is all zero.
         """
         noise = self.noise if noise is None else noise
-        if weights.shape != (self.rank,) or [tuple(t.shape) for t in tables] != [(self.rank, s) for s in self.sizes]:
+        if list(blocks) != sorted({0, *blocks}) or blocks[-1] >= len(self.sizes):
+            raise ValueError(f"blocks start at 0 and at growing positions below {len(self.sizes)}, got {list(blocks)}")
+        weights = weights.expand(len(blocks), -1) if weights.ndim == 1 else weights
+        shapes = [tuple(t.shape) for t in tables]
+        if weights.shape != (len(blocks), self.rank) or shapes != [(self.rank, s) for s in self.sizes]:
             raise ValueError(
-                f"expected weights ({self.rank},) and a table ({self.rank}, N_k) for each of the sizes {self.sizes}"
+                f"expected weights ({self.rank},) or ({len(blocks)}, {self.rank}) and a table ({self.rank}, N_k) for "
+                f"each of the sizes {self.sizes}"
             )
         if noise < 0:
             raise ValueError(f"noise must not be negative, got {noise}")
-        if not all(bool((t.sum(1) > 0).all()) and bool((t >= 0).all()) for t in [weights[None], *tables]):
+        if not all(bool((t.sum(1) > 0).all()) and bool((t >= 0).all()) for t in [weights, *tables]):
             raise ValueError("weights and tables must not be negative, and every row must have a positive sum")
         tables = [t / t.sum(1, keepdim=True) for t in tables]
-        tables[0] = tables[0] * (weights / weights.sum()).unsqueeze(1)
+        for k, w in zip(blocks, weights, strict=True):
+            tables[k] = tables[k] * (w / w.sum()).unsqueeze(1)
+        anew = blocks if len(blocks) > 1 else ()
         component = torch.arange(self.rank)
         for name, ks in self._positions.items():
             log_cores = self.get_parameter(name)
@@ -147,7 +163,14 @@ class TensorChain(nn.Module):
             # a narrower bond carries several components in each of its values
             _, _, left, right = log_cores.shape
             place = (component % left) * right + component % right
-            entries.flatten(2).index_add_(2, place.to(log_cores.device), diagonal)
+            for i, k in enumerate(ks):
+                if k in anew:  # whatever the component before
+                    from_any = torch.zeros_like(entries[i, :, 0]).index_add_(
+                        1, (component % right).to(log_cores.device), diagonal[i]
+                    )
+                    entries[i] += from_any.unsqueeze(1) / left
+                else:
+                    entries[i].flatten(1).index_add_(1, place.to(log_cores.device), diagonal[i])
             log_cores.copy_(entries.clamp_min(1e-12).log())
 
     def log_partition(self, log_evidence: Evidence = None) -> Tensor:

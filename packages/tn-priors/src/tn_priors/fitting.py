@@ -122,7 +122,10 @@ def mixture_of_products(
 
 @torch.no_grad()
 def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
-    """Fits a mixture of ``rank`` products to latents and labels and writes it into the prior. Starts at a k-means."""
+    """Fits a mixture of ``rank`` products to each block of latents and labels and writes it into the prior.
+
+    Starts at a k-means.
+    """
     from sklearn.cluster import KMeans
 
     evidence = prior.label_evidence(y)
@@ -140,8 +143,17 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
         log_weights.append(evidence[variable][kept] if variable in evidence else z.new_zeros(len(z), size))
     weights = [torch.exp(w - w.amax(-1, keepdim=True)) for w in log_weights]
     rank = prior.chain.rank
-    clusters = KMeans(min(rank, len(z)), n_init=1, random_state=0).fit_predict(z.cpu().numpy())
-    prior.set_mixture(*mixture_of_products(weights, torch.from_numpy(clusters).long().to(z.device), rank))
+    mixing: list[Tensor] = []
+    tables: dict[int, Tensor] = {}
+    for block in prior.blocks:
+        start = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        if latents := [v for v in block if v < prior.features]:
+            clusters = KMeans(min(rank, len(z)), n_init=1, random_state=0).fit_predict(z[:, latents].cpu().numpy())
+            start.copy_(torch.from_numpy(clusters))
+        shares, found = mixture_of_products([weights[v] for v in block], start, rank)
+        mixing.append(shares)
+        tables |= dict(zip(block, found, strict=True))
+    prior.set_mixture(torch.stack(mixing), [tables[v] for v in range(len(prior.sizes))])
 
 
 def fit_by_gradient(

@@ -5,6 +5,7 @@ References:
     TTLP: Kuznetsov et al., Subset-Conditioned Generation, 2018, section 3.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -152,16 +153,28 @@ class TRIP(LazyDistribution):
         self.set_mixture(torch.ones(rank).to(self.means), tables)
 
     def set_mixture(self, weights: Tensor, tables: Sequence[Tensor]) -> None:
-        """Writes a mixture of ``rank`` products of independent variables into the cores.
+        """Writes a mixture of ``rank`` products of independent variables into the cores of each block.
 
         Arguments:
-            weights: (rank,), the weight of each product.
+            weights: (rank,), the weight of each product, or (blocks, rank).
             tables: for each latent, then each label, (rank, N_k): the probabilities of its values in each product.
 
         Raises:
             ValueError: if a shape is not as above.
         """
-        self.chain.set_mixture(weights, [tables[v] for v in self.order.tolist()])
+        starts = [0, *itertools.accumulate(map(len, self.blocks[:-1]))]
+        self.chain.set_mixture(weights, [tables[v] for v in self.order.tolist()], blocks=starts)
+
+    @property
+    def blocks(self) -> list[list[int]]:
+        """The variables of a stretch of the chain round each label, in growing order; without labels all of them.
+
+        The prior starts with the stretches independent of each other. One mixture of products of everything would start
+        with every label bound to every other, and hardly come away from that where few of them are known.
+        """
+        order, count = self.order.tolist(), max(1, len(self.labels))
+        cuts = [j * len(order) // count for j in range(count + 1)]
+        return [sorted(order[a:b]) for a, b in itertools.pairwise(cuts)]
 
     @property
     def boundary(self) -> Boundary:
