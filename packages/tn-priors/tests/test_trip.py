@@ -415,6 +415,37 @@ def test_a_few_labels_are_enough_for_a_start_that_is_sure(kind):
     assert score > truth.gather(-1, y).log().mean() - 0.15
 
 
+@both
+def test_every_label_starts_with_latents_of_its_own(boundary):
+    torch.manual_seed(0)
+    prior = TRIP(6, 5, 6, [3, 3], boundary)
+    z = torch.randn(200, 6)
+    other = z.clone()
+    first, second = ([v for v in block if v < 6] for block in prior.blocks)
+    assert len(first) == len(second) == 3
+    other[:, second] = torch.randn(200, 3)
+    before, after = prior.label_posteriors(z), prior.label_posteriors(other)
+    assert (before[0] - after[0]).abs().max() < 0.1 < (before[1] - after[1]).abs().max()
+    y = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    joint = prior.log_prob_labels(y).exp().reshape(3, 3)
+    torch.testing.assert_close(joint, joint.sum(1, keepdim=True) * joint.sum(0), atol=0.01, rtol=0)
+
+
+@both
+def test_the_start_knows_more_combinations_of_labels_than_it_has_products(boundary):
+    """Two labels of four values each, from a twentieth of the labels, by four products a block."""
+    torch.manual_seed(0)
+    prior = TRIP(4, 8, 4, [4, 4], boundary)
+    y = torch.randint(4, (4000, 2))
+    centres = 3 * torch.cartesian_prod(torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0]))
+    z = torch.empty(4000, 4)
+    for j, block in enumerate(prior.blocks):
+        z[:, block[:2]] = centres[y[:, j]] + 0.7 * torch.randn(4000, 2)
+    prior.fit(z, torch.where(torch.rand(4000, 2) < 0.95, -1, y), steps=0)
+    right = torch.stack([p.argmax(-1) for p in prior.label_posteriors(z)], 1) == y
+    assert right.double().mean() > 0.95
+
+
 @pytest.mark.parametrize("kind", [TRIP, TTLP])
 @pytest.mark.parametrize(
     "wrong",
