@@ -1,8 +1,8 @@
 r"""Fitting a chain prior to latents: one-dimensional mixtures, a mixture of products, then the exact likelihood.
 
 A chain whose cores are diagonal, G_k[s] = diag(p_k(s | c)), is a mixture over c of products of independent variables.
-Such a mixture has a closed-form expectation maximisation and makes a good start; gradient steps on the exact log
-likelihood then let the bond change along the chain.
+Such a mixture has a closed-form expectation maximisation and makes a good start, with several labels one for the
+stretch of the chain round each; gradient steps on the exact log likelihood then let the bond change along the chain.
 """
 
 from collections.abc import Callable, Sequence

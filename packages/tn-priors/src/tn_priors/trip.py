@@ -51,7 +51,8 @@ class TRIP(LazyDistribution):
         closing_rank: the width of a ring's bond between its last variable and its first, from 1 (as cheap as a train)
             to the rank; None: the rank.
         learnable: False fixes all parameters.
-        start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
+        start: "mixture" starts near a mixture of ``rank`` products of independent variables, with several labels one
+            for the stretch of the chain round each; "random" at random cores.
         mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs, 1 for GANs).
         deviation: the standard deviation all Gaussians start at. By default they overlap: a smoother landscape than
             narrow ones on a lattice.
@@ -387,7 +388,8 @@ class TTLP(TRIP):
         rank: the width of the bonds, the "core size" of the papers.
         labels: the labels: ``Categorical``, ``Continuous``, an integer for so many values, or an ``Interval``.
         learnable: False fixes all parameters.
-        start: "mixture" starts near a mixture of ``rank`` products of independent variables, "random" at random cores.
+        start: "mixture" starts near a mixture of ``rank`` products of independent variables, with several labels one
+            for the stretch of the chain round each; "random" at random cores.
         mean_range: the means start evenly spaced from minus this to this (the papers: 5 for VAEs).
         deviation: the standard deviation all Gaussians start at.
         order_seed: the seed of the order of the variables.
