@@ -153,7 +153,6 @@ class TensorChain(nn.Module):
         for k, w in zip(blocks, weights, strict=True):
             tables[k] = tables[k] * (w / w.sum()).unsqueeze(1)
         anew = blocks if len(blocks) > 1 else ()
-        component = torch.arange(self.rank)
         for name, ks in self._positions.items():
             log_cores = self.get_parameter(name)
             diagonal = torch.stack([tables[k] for k in ks]).to(log_cores).transpose(1, 2)  # shape: (group, N, m)
@@ -162,15 +161,14 @@ class TensorChain(nn.Module):
             entries = scale * 2 * torch.rand_like(log_cores)
             # a narrower bond carries several components in each of its values
             _, _, left, right = log_cores.shape
-            place = (component % left) * right + component % right
+            component = torch.arange(self.rank, device=log_cores.device)
+            before, after = component % left, component % right
             for i, k in enumerate(ks):
                 if k in anew:  # whatever the component before
-                    from_any = torch.zeros_like(entries[i, :, 0]).index_add_(
-                        1, (component % right).to(log_cores.device), diagonal[i]
-                    )
+                    from_any = torch.zeros_like(entries[i, :, 0]).index_add_(1, after, diagonal[i])
                     entries[i] += from_any.unsqueeze(1) / left
                 else:
-                    entries[i].flatten(1).index_add_(1, place.to(log_cores.device), diagonal[i])
+                    entries[i].flatten(1).index_add_(1, before * right + after, diagonal[i])
             log_cores.copy_(entries.clamp_min(1e-12).log())
 
     def log_partition(self, log_evidence: Evidence = None) -> Tensor:
