@@ -66,7 +66,9 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         index = index.to(self.x.device)
         x = to_float(self.x[index])
-        return torch.bernoulli(x, generator=self._generator) if self.dynamic else x, self.y[index]
+        if self.dynamic:  # less than half the time of torch.bernoulli
+            x = (torch.rand(x.shape, generator=self._generator, device=x.device) < x).to(x)
+        return x, self.y[index]
 
 
 class EpochBatches(Sampler[Tensor]):

@@ -179,7 +179,7 @@ def fit_by_gradient(
     if not parameters:
         return
     fixed = [p for p in parameters if not p.requires_grad]
-    optimiser = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=learning_rate)
+    optimiser = torch.optim.Adam([p.requires_grad_() for p in parameters], lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=max(steps, 1))
     with torch.enable_grad():
         for _ in range(steps):
