@@ -277,6 +277,50 @@ def test_the_prior_alone_goes_on_after_the_last_epoch():
     assert right[1] > right[0] - 0.02
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_the_final_steps_start_from_a_fit_if_that_is_better(better):
+    x, y = striped(512)
+    y[128:] = -1
+    torch.manual_seed(0)
+    prior = TRIP(3, 4, 5, labels=[2], start="random")
+    model = make(prior, final_steps=1, prior_learning_rate=0.0).train()  # what training leaves is where it started
+    before = {name: p.detach().clone() for name, p in prior.named_parameters()}
+    fitted = {}
+    original = prior.fit
+
+    def fit(z, labels):
+        if better:
+            original(z, labels, steps=0)
+        else:
+            with torch.no_grad():
+                prior.means.add_(10.0)
+        fitted.update({name: p.detach().clone() for name, p in prior.named_parameters()})
+
+    prior.fit = fit
+    trainer(3, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
+    kept = fitted if better else before
+    assert any((fitted[name] - before[name]).abs().max() > 0.1 for name in before)
+    for name, p in prior.named_parameters():  # one step of Adam moves a number by no more than its rate
+        assert torch.allclose(p, kept[name], atol=0.031, rtol=0), name
+
+
+def test_a_fit_between_epochs_is_told_the_labels_that_the_prior_is_sure_of():
+    x, truth = striped(512)
+    y = truth.clone()
+    y[128:] = -1
+
+    def share_told(confidence):
+        told = []
+        prior = TRIP(3, 4, 5, labels=[2])
+        model = make(prior, reinitialize="fit", reinitialize_every=4, confidence=confidence, warmup_steps=0).train()
+        prior.fit = lambda z, labels: told.append((labels >= 0).float().mean().item())
+        trainer(6, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
+        return told[-1]
+
+    assert share_told(1.0) == 0.25
+    assert share_told(0.6) > 0.5
+
+
 def test_batches_are_put_together_where_the_data_lie():
     """The same batches as ever; on a device nothing but tensors of that device."""
     items = Items(torch.randint(256, (10, 2), dtype=torch.uint8), torch.arange(10).unsqueeze(1))

@@ -17,6 +17,7 @@ References:
     Kuznetsov et al., A Prior of a Googol Gaussians (TRIP), 2019, sections 3.1 and 4
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -60,10 +61,11 @@ class VAE(Autoencoder):
             then the prior is fitted to the latents ("pretrained VAE" of VAE-TTLP).
         reinitialize: whether the prior starts again from the latents, after the first epoch and then every
             ``reinitialize_every`` epochs: "never"; "random" as TRIP does it, one-dimensional mixtures and random cores;
-            "fit" by the prior's method ``fit``.
+            "fit" by the prior's method ``fit``, with the labels that it is sure of.
         reinitialize_every: epochs (TRIP: 5).
         final_steps: steps of the prior alone after the last epoch, on the latents of the training data and the labels
-            that it is sure of; it lags behind the encoder.
+            that it is sure of, as it lags behind the encoder. They start from a ``fit`` of the prior if it has one that
+            is better than where training ended.
         label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bound; 0 is
             the papers' bound.
         confidence: unknown labels with a value of at least this probability given z count as known in the label term
@@ -232,27 +234,46 @@ class VAE(Autoencoder):
         if last and self.trains_prior and self.final_steps:
             self._finish_prior()
 
-    def _start_prior_again(self, how: str) -> None:
+    def _latents_and_labels(self) -> tuple[Tensor, Tensor | None]:
+        """Of the training data, for a prior to be fitted to; with the labels that the prior is sure of."""
         z, y = self.latents_of(self.trainer.train_dataloader)
+        if y is None or not self.has_labels:
+            return z, None
+        if self.confidence < 1:
+            y = torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
+        return z, y
+
+    def _start_prior_again(self, how: str) -> None:
+        z, y = self._latents_and_labels()
         if how == "fit":
-            self.prior.fit(z, y if self.has_labels else None)
+            self.prior.fit(z, y)
         else:
             self.prior.reinitialize(z)
         same_in_all_processes(self.prior)
 
     def _finish_prior(self) -> None:
-        """Gradient steps on the prior's part of the bound and the label term; labels are guessed once, before."""
-        z, y = self.latents_of(self.trainer.train_dataloader)
-        if y is not None and self.has_labels and self.confidence < 1:
-            y = torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
+        """Gradient steps on the prior's part of the bound and the label term, from a fit if that is better."""
+        learned = [p for p in self.prior.parameters() if p.requires_grad]
+        if not learned:
+            return
+        z, y = self._latents_and_labels()  # labels are guessed once, before
 
         def objective(z: Tensor, y: Tensor | None) -> Tensor:
             log_p = self.log_joint(z, y)
-            if y is None or not self.has_labels or not self.label_weight:
+            if y is None or not self.label_weight:
                 return log_p.mean()
             return log_p.mean() + self.label_weight * self._log_p_labels(z, self._known(y), log_p)
 
-        learned = [p for p in self.prior.parameters() if p.requires_grad]
+        @torch.no_grad()
+        def quality() -> float:
+            labels = [None] * len(z.split(1000)) if y is None else y.split(1000)
+            return sum(float(objective(*part)) * len(part[0]) for part in zip(z.split(1000), labels, strict=True))
+
+        if hasattr(self.prior, "fit"):  # what gradient steps do not find from where the prior is
+            before, found = quality(), copy.deepcopy(self.prior.state_dict())
+            self.prior.fit(z, y)
+            if not quality() > before:
+                self.prior.load_state_dict(found)
         fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
         same_in_all_processes(self.prior)
 
