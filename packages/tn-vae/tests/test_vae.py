@@ -278,7 +278,7 @@ def test_the_prior_alone_goes_on_after_the_last_epoch():
 
 
 @pytest.mark.parametrize("better", [True, False])
-def test_the_final_steps_start_from_a_fit_if_that_is_better(better):
+def test_the_final_steps_keep_what_ends_better_from_training_or_from_a_fit(better):
     x, y = striped(512)
     y[128:] = -1
     torch.manual_seed(0)

@@ -64,8 +64,8 @@ class VAE(Autoencoder):
             "fit" by the prior's method ``fit``, with the labels that it is sure of.
         reinitialize_every: epochs (TRIP: 5).
         final_steps: steps of the prior alone after the last epoch, on the latents of the training data and the labels
-            that it is sure of, as it lags behind the encoder. They start from a ``fit`` of the prior if it has one that
-            is better than where training ended.
+            that it is sure of, as it lags behind the encoder. A prior with a method ``fit`` takes them from a fit too,
+            and the better of the two is kept.
         label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bound; 0 is
             the papers' bound.
         confidence: unknown labels with a value of at least this probability given z count as known in the label term
@@ -234,29 +234,31 @@ class VAE(Autoencoder):
         if last and self.trains_prior and self.final_steps:
             self._finish_prior()
 
-    def _latents_and_labels(self) -> tuple[Tensor, Tensor | None]:
-        """Of the training data, for a prior to be fitted to; with the labels that the prior is sure of."""
-        z, y = self.latents_of(self.trainer.train_dataloader)
-        if y is None or not self.has_labels:
-            return z, None
-        if self.confidence < 1:
-            y = torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
-        return z, y
+    def _with_all_sure_labels(self, z: Tensor, y: Tensor | None) -> Tensor | None:
+        """The labels of any number of items, with those that the prior is sure of; None if it has no labels."""
+        if y is None or not self.has_labels or self.confidence == 1:
+            return y if self.has_labels else None
+        return torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
 
     def _start_prior_again(self, how: str) -> None:
-        z, y = self._latents_and_labels()
+        z, y = self.latents_of(self.trainer.train_dataloader)
         if how == "fit":
-            self.prior.fit(z, y)
+            self.prior.fit(z, self._with_all_sure_labels(z, y))
         else:
             self.prior.reinitialize(z)
         same_in_all_processes(self.prior)
 
     def _finish_prior(self) -> None:
-        """Gradient steps on the prior's part of the bound and the label term, from a fit if that is better."""
+        """Gradient steps on the prior's part of the bound and the label term, from where it is and from a fit.
+
+        What ends better is kept: steps may be caught where they start, a fit may be far from what training found.
+        """
         learned = [p for p in self.prior.parameters() if p.requires_grad]
         if not learned:
             return
-        z, y = self._latents_and_labels()  # labels are guessed once, before
+        z, known = self.latents_of(self.trainer.train_dataloader)
+        known = known if self.has_labels else None
+        y = self._with_all_sure_labels(z, known)  # guessed once, before
 
         def objective(z: Tensor, y: Tensor | None) -> Tensor:
             log_p = self.log_joint(z, y)
@@ -265,16 +267,17 @@ class VAE(Autoencoder):
             return log_p.mean() + self.label_weight * self._log_p_labels(z, self._known(y), log_p)
 
         @torch.no_grad()
-        def quality() -> float:
-            labels = [None] * len(z.split(1000)) if y is None else y.split(1000)
+        def quality() -> float:  # guessed labels would speak for the prior that guessed them
+            labels = [None] * len(z.split(1000)) if known is None else known.split(1000)
             return sum(float(objective(*part)) * len(part[0]) for part in zip(z.split(1000), labels, strict=True))
 
-        if hasattr(self.prior, "fit"):  # what gradient steps do not find from where the prior is
-            before, found = quality(), copy.deepcopy(self.prior.state_dict())
-            self.prior.fit(z, y)
-            if not quality() > before:
-                self.prior.load_state_dict(found)
         fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
+        if hasattr(self.prior, "fit"):
+            reached, kept = quality(), copy.deepcopy(self.prior.state_dict())
+            self.prior.fit(z, y)
+            fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
+            if not quality() > reached:
+                self.prior.load_state_dict(kept)
         same_in_all_processes(self.prior)
 
     # use
