@@ -304,23 +304,6 @@ def test_the_final_steps_keep_what_ends_better_from_training_or_from_a_fit(bette
         assert torch.allclose(p, kept[name], atol=0.031, rtol=0), name
 
 
-def test_a_fit_between_epochs_is_told_the_labels_that_the_prior_is_sure_of():
-    x, truth = striped(512)
-    y = truth.clone()
-    y[128:] = -1
-
-    def share_told(confidence):
-        told = []
-        prior = TRIP(3, 4, 5, labels=[2])
-        model = make(prior, reinitialize="fit", reinitialize_every=4, confidence=confidence, warmup_steps=0).train()
-        prior.fit = lambda z, labels: told.append((labels >= 0).float().mean().item())
-        trainer(6, SeedEpochs(0)).fit(model, batches(Items(x, y), 64, 0))
-        return told[-1]
-
-    assert share_told(1.0) == 0.25
-    assert share_told(0.6) > 0.5
-
-
 def test_batches_are_put_together_where_the_data_lie():
     """The same batches as ever; on a device nothing but tensors of that device."""
     items = Items(torch.randint(256, (10, 2), dtype=torch.uint8), torch.arange(10).unsqueeze(1))

@@ -61,7 +61,7 @@ class VAE(Autoencoder):
             then the prior is fitted to the latents ("pretrained VAE" of VAE-TTLP).
         reinitialize: whether the prior starts again from the latents, after the first epoch and then every
             ``reinitialize_every`` epochs: "never"; "random" as TRIP does it, one-dimensional mixtures and random cores;
-            "fit" by the prior's method ``fit``, with the labels that it is sure of.
+            "fit" by the prior's method ``fit``.
         reinitialize_every: epochs (TRIP: 5).
         final_steps: steps of the prior alone after the last epoch, on the latents of the training data and the labels
             that it is sure of, as it lags behind the encoder. A prior with a method ``fit`` takes them from a fit too,
@@ -234,16 +234,10 @@ class VAE(Autoencoder):
         if last and self.trains_prior and self.final_steps:
             self._finish_prior()
 
-    def _with_all_sure_labels(self, z: Tensor, y: Tensor | None) -> Tensor | None:
-        """The labels of any number of items, with those that the prior is sure of; None if it has no labels."""
-        if y is None or not self.has_labels or self.confidence == 1:
-            return y if self.has_labels else None
-        return torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
-
     def _start_prior_again(self, how: str) -> None:
         z, y = self.latents_of(self.trainer.train_dataloader)
         if how == "fit":
-            self.prior.fit(z, self._with_all_sure_labels(z, y))
+            self.prior.fit(z, y if self.has_labels else None)
         else:
             self.prior.reinitialize(z)
         same_in_all_processes(self.prior)
@@ -251,14 +245,15 @@ class VAE(Autoencoder):
     def _finish_prior(self) -> None:
         """Gradient steps on the prior's part of the bound and the label term, from where it is and from a fit.
 
-        What ends better is kept: steps may be caught where they start, a fit may be far from what training found.
+        What has the better bound is kept: steps may be caught where they start, a fit may be far from what training found.
         """
         learned = [p for p in self.prior.parameters() if p.requires_grad]
         if not learned:
             return
-        z, known = self.latents_of(self.trainer.train_dataloader)
-        known = known if self.has_labels else None
-        y = self._with_all_sure_labels(z, known)  # guessed once, before
+        z, y = self.latents_of(self.trainer.train_dataloader)
+        known = y = y if self.has_labels else None
+        if y is not None and self.confidence < 1:  # labels are guessed once, before
+            y = torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
 
         def objective(z: Tensor, y: Tensor | None) -> Tensor:
             log_p = self.log_joint(z, y)
@@ -267,16 +262,16 @@ class VAE(Autoencoder):
             return log_p.mean() + self.label_weight * self._log_p_labels(z, self._known(y), log_p)
 
         @torch.no_grad()
-        def quality() -> float:  # guessed labels would speak for the prior that guessed them
+        def bound() -> float:  # its part of the prior; of known labels only: guessed ones speak for who guessed them
             labels = [None] * len(z.split(1000)) if known is None else known.split(1000)
-            return sum(float(objective(*part)) * len(part[0]) for part in zip(z.split(1000), labels, strict=True))
+            return sum(float(self.log_joint(*part).sum()) for part in zip(z.split(1000), labels, strict=True))
 
         fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
         if hasattr(self.prior, "fit"):
-            reached, kept = quality(), copy.deepcopy(self.prior.state_dict())
+            reached, kept = bound(), copy.deepcopy(self.prior.state_dict())
             self.prior.fit(z, y)
             fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
-            if not quality() > reached:
+            if not bound() > reached:
                 self.prior.load_state_dict(kept)
         same_in_all_processes(self.prior)
 
