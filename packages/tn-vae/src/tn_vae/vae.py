@@ -245,7 +245,7 @@ class VAE(Autoencoder):
     def _finish_prior(self) -> None:
         """Gradient steps on the prior's part of the bound and the label term, from where it is and from a fit.
 
-        What has the better bound is kept: steps may be caught where they start, a fit may be far from what training found.
+        What has the better bound is kept: steps may be caught where they start, a fit far from what training found.
         """
         learned = [p for p in self.prior.parameters() if p.requires_grad]
         if not learned:
