@@ -251,9 +251,11 @@ class VAE(Autoencoder):
         if not learned:
             return
         z, y = self.latents_of(self.trainer.train_dataloader)
-        known = y = y if self.has_labels else None
-        if y is not None and self.confidence < 1:  # labels are guessed once, before
-            y = torch.cat([self._with_sure_labels(*part) for part in zip(z.split(1000), y.split(1000), strict=True)])
+        known = y if self.has_labels else None
+        told = known
+        if known is not None and self.confidence < 1:  # labels are guessed once, before
+            parts = zip(z.split(1000), known.split(1000), strict=True)
+            told = torch.cat([self._with_sure_labels(*part) for part in parts])
 
         def objective(z: Tensor, y: Tensor | None) -> Tensor:
             log_p = self.log_joint(z, y)
@@ -266,11 +268,11 @@ class VAE(Autoencoder):
             labels = [None] * len(z.split(1000)) if known is None else known.split(1000)
             return sum(float(self.log_joint(*part).sum()) for part in zip(z.split(1000), labels, strict=True))
 
-        fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
+        fit_by_gradient(objective, learned, z, told, self.final_steps, FINAL_RATE)
         if hasattr(self.prior, "fit"):
             reached, kept = bound(), copy.deepcopy(self.prior.state_dict())
-            self.prior.fit(z, y)
-            fit_by_gradient(objective, learned, z, y, self.final_steps, FINAL_RATE)
+            self.prior.fit(z, told)
+            fit_by_gradient(objective, learned, z, told, self.final_steps, FINAL_RATE)
             if not bound() > reached:
                 self.prior.load_state_dict(kept)
         same_in_all_processes(self.prior)
