@@ -234,10 +234,15 @@ class VAE(Autoencoder):
         if last and self.trains_prior and self.final_steps:
             self._finish_prior()
 
-    def _start_prior_again(self, how: str) -> None:
+    def _latents_and_labels(self) -> tuple[Tensor, Tensor | None]:
+        """Of the training data, for the prior alone to learn from; no labels if it has none."""
         z, y = self.latents_of(self.trainer.train_dataloader)
+        return z, y if self.has_labels else None
+
+    def _start_prior_again(self, how: str) -> None:
+        z, y = self._latents_and_labels()
         if how == "fit":
-            self.prior.fit(z, y if self.has_labels else None)
+            self.prior.fit(z, y)
         else:
             self.prior.reinitialize(z)
         same_in_all_processes(self.prior)
@@ -250,11 +255,12 @@ class VAE(Autoencoder):
         learned = [p for p in self.prior.parameters() if p.requires_grad]
         if not learned:
             return
-        z, y = self.latents_of(self.trainer.train_dataloader)
-        known = y if self.has_labels else None
+        z, known = self._latents_and_labels()
+        pieces = z.split(1000)
+        labels: Any = [None] * len(pieces) if known is None else known.split(1000)
+        parts = list(zip(pieces, labels, strict=True))
         told = known
         if known is not None and self.confidence < 1:  # labels are guessed once, before
-            parts = zip(z.split(1000), known.split(1000), strict=True)
             told = torch.cat([self._with_sure_labels(*part) for part in parts])
 
         def objective(z: Tensor, y: Tensor | None) -> Tensor:
@@ -265,8 +271,7 @@ class VAE(Autoencoder):
 
         @torch.no_grad()
         def bound() -> float:  # its part of the prior; of known labels only: guessed ones speak for who guessed them
-            labels = [None] * len(z.split(1000)) if known is None else known.split(1000)
-            return sum(float(self.log_joint(*part).sum()) for part in zip(z.split(1000), labels, strict=True))
+            return sum(float(self.log_joint(*part).sum()) for part in parts)
 
         fit_by_gradient(objective, learned, z, told, self.final_steps, FINAL_RATE)
         if hasattr(self.prior, "fit"):
