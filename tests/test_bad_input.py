@@ -56,6 +56,10 @@ def refused(tn: Tn, *arguments: str | Path, says: str | tuple[str, ...], **varia
         (["--model", "CPVAE", "--model.categories", "3"], "categories is 3, but the prior has 10 components"),
         (["--model", "HVAE", "--model.hidden", "0"], "hidden must be at least 1"),
         (["--model.prior", "VampPrior", "--model.prior.start", "zero"], "start"),
+        (
+            ["--model.prior", "GaussianMixture", "--model.prior.components", "2000", "--model.final_steps", "1"],
+            ("VAE cannot be trained on digits", "needs at least 2000 training items, there are 1437"),
+        ),
         (["--resume"], "nothing to resume"),
         (["--config", "nowhere.yaml"], "cannot read the config file nowhere.yaml"),
     ],

@@ -277,6 +277,15 @@ def test_the_prior_alone_goes_on_after_the_last_epoch():
     assert right[1] > right[0] - 0.02
 
 
+@pytest.mark.parametrize("fits", [{"final_steps": 1}, {"reinitialize": "fit"}, {"fit_prior": "afterwards"}])
+def test_too_few_items_for_a_fit_are_said_before_training(fits):
+    model = make(GaussianMixture(3, components=100), **fits).train()
+    with pytest.raises(ValueError, match="at least 100 training items, there are 64"):
+        trainer(3).fit(model, batches(Items(*striped(64)), 32, 0))
+    assert model.global_step == 0
+    trainer(1).fit(make(GaussianMixture(3, components=100)).train(), batches(Items(*striped(64)), 32, 0))
+
+
 @pytest.mark.parametrize("better", [True, False])
 def test_the_final_steps_keep_what_ends_better_from_training_or_from_a_fit(better):
     x, y = striped(512)

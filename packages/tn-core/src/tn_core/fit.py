@@ -143,6 +143,7 @@ def fit(
         enable_progress_bar=terminal,
         logger=_tensorboard(lightning, folder),
     )
+    new = not folder.exists()
     if first:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,6 +166,14 @@ def fit(
         hint = f"go on with: tn fit --resume --out {out}" if checkpoint.exists() else "no epoch was finished"
         print(f"tn: stopped; {hint}", file=sys.stderr)
         raise KeyboardInterrupt from None
+    except ValueError as error:
+        if trainer.global_step or goes_on:
+            raise
+        if trainer.is_global_zero:
+            (folder / RUN).unlink()  # there is no run to go on with
+            if new:
+                folder.rmdir()
+        raise UserError(f"{model['name']} cannot be trained on {data['name']}: {error}") from error
     except (RuntimeError, EOFError, KeyError, OSError, UnpicklingError, MisconfigurationException) as error:
         in_training = trainer.global_step and not isinstance(error, MisconfigurationException)
         if not goes_on or in_training:

@@ -136,6 +136,11 @@ class GaussianMixture(LazyDistribution):
         gaussians = Independent(Normal(self.means, self.deviations, validate_args=False), 1, validate_args=False)
         return DiagonalMixture(Categorical(logits=self.logits), gaussians, validate_args=True)
 
+    @property
+    def fewest_to_fit(self) -> int:
+        """How many samples ``fit`` needs at least."""
+        return max(2, self.components)
+
     @torch.no_grad()
     def fit(self, z: Tensor, y: None = None, *, seed: int = 0) -> None:
         """Fits the mixture to latents of any model by expectation maximisation: ex-post density estimation.
@@ -143,7 +148,7 @@ class GaussianMixture(LazyDistribution):
         Weights that are uniform stay so.
 
         Arguments:
-            z: latents (samples, features), at least as many as there are components and at least 2.
+            z: latents (samples, features), at least ``fewest_to_fit`` of them.
             y: None; there are no labels.
             seed: the seed of the start, which is a k-means.
 
@@ -153,7 +158,7 @@ class GaussianMixture(LazyDistribution):
         from sklearn import mixture
 
         no_labels(self, y)
-        fewest = max(2, self.components)
+        fewest = self.fewest_to_fit
         if z.ndim != 2 or z.shape[1] != self.features or len(z) < fewest:
             raise ValueError(
                 f"z must have shape (samples, {self.features}) with at least {fewest} samples, got {tuple(z.shape)}"

@@ -217,6 +217,15 @@ class VAE(Autoencoder):
         """Whether the prior is trained together with the networks."""
         return self.fit_prior == "jointly"
 
+    def on_train_start(self) -> None:
+        """Says before the first step if there are too few items for the prior to be fitted to."""
+        super().on_train_start()
+        fits = self.fit_prior == "afterwards" or self.reinitialize == "fit" or self.final_steps
+        batches: Any = self.trainer.train_dataloader
+        items, fewest = len(batches.dataset), getattr(self.prior, "fewest_to_fit", 0)
+        if fits and items < fewest:
+            raise ValueError(f"the prior is to be fitted and needs at least {fewest} training items, there are {items}")
+
     def on_train_epoch_end(self) -> None:
         """Fits the prior to the latents of the training data where that is asked for.
 
