@@ -40,6 +40,7 @@ from tn_vae.autoencoder import (
 
 __all__ = ["CPVAE"]
 
+TOLD_STEPS, TOLD_WEIGHT = 2_000, 10.0
 _MIXTURES = (GaussianMixture, VampPrior)
 
 
@@ -52,6 +53,24 @@ def _categories(prior: nn.Module, categories: int | None) -> int:
     if categories is None or categories < 1:
         raise ValueError(f"with the prior {type(prior).__name__} categories must be at least 1, got {categories}")
     return categories
+
+
+class Given(nn.Module):
+    """q(z | x, c): what x says of z, gated by the category.
+
+    Arguments:
+        features: the continuous latents.
+        categories: the number of categories.
+    """
+
+    def __init__(self, features: int, categories: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(categories, 2 * features)
+        self.to_latents = nn.Linear(2 * features, 2 * features)
+
+    def forward(self, numbers: Tensor, c: Tensor) -> Normals:
+        """From what x says of z (*batch, 2 * features) and categories as numbers (*batch, categories)."""
+        return normal(self.to_latents(numbers * torch.sigmoid(self.gate(c))))
 
 
 class CPVAE(Autoencoder):
@@ -70,8 +89,9 @@ class CPVAE(Autoencoder):
         straight_through: whether the decoder is given one-hot categories, with the gradient of the relaxed ones. Given
             relaxed ones, the networks may learn to say more by them than the divergences, of one-hot ones, count.
         start_epochs: epochs at first in which categories are drawn from p(c) and say nothing of the data. At their end
-            the categories start as the clusters that a mixture of Gaussians, of full covariances, finds in the
-            latents; this needs a GaussianMixture as prior. 0: they are inferred from the first step on.
+            a mixture of Gaussians, of full covariances, finds clusters in the latents; then all begins anew, with
+            categories that are told these clusters for 2,000 steps; this needs a GaussianMixture as prior. 0: they are
+            inferred from the first step on.
         likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
             in (0, 1)) or "gaussian_real" (any means).
         deviation: the standard deviation of the Gaussian likelihoods.
@@ -118,9 +138,7 @@ class CPVAE(Autoencoder):
         self.temperature_steps, self.straight_through = temperature_steps, straight_through
         self.start_epochs = start_epochs
         self.register_buffer("inferred", torch.tensor(0.0 if start_epochs else 1.0))  # whether categories are
-        # the gated layer of the encoder: what x says of z, gated by the category
-        self.gate = nn.Linear(categories, 2 * features)
-        self.to_latents = nn.Linear(2 * features, 2 * features)
+        self.given = Given(features, categories)
         self.register_buffer("shares", torch.full((categories,), 1 / categories))  # q(c), of the last epoch's data
         self.register_buffer("_counts", torch.zeros(categories), persistent=False)
 
@@ -141,10 +159,6 @@ class CPVAE(Autoencoder):
             )
         numbers, logits = outputs.split([2 * self.features, self.categories], -1)
         return numbers, Categorical(logits=logits * self.inferred, validate_args=False)
-
-    def given(self, numbers: Tensor, c: Tensor) -> Normals:
-        """q(z | x, c): what x says of z (*batch, 2 * features), categories as numbers (*batch, categories)."""
-        return normal(self.to_latents(numbers * torch.sigmoid(self.gate(c))))
 
     def posterior(self, x: Tensor) -> Distribution:
         """q(z | x, c) of the likeliest category: independent normals, batch (batch,), event (features,)."""
@@ -168,7 +182,7 @@ class CPVAE(Autoencoder):
         return of_categories, (q_c.probs * each).sum(-1)
 
     def _one_hot(self, c: Tensor) -> Tensor:
-        return functional.one_hot(c, self.categories).to(self.gate.weight)
+        return functional.one_hot(c, self.categories).to(self.shares)
 
     # bounds
 
@@ -214,6 +228,11 @@ class CPVAE(Autoencoder):
         found |= {"divergence_categories": of_categories, "divergence_latents": of_latents}
         return self.warmth * away - reconstruction, found
 
+    def setup(self, stage: str) -> None:
+        """Keeps the weights as they are before the first step, for the start of the categories."""
+        if stage == "fit" and self.start_epochs:
+            self._untrained = copy.deepcopy(self.state_dict())
+
     def on_train_epoch_start(self) -> None:
         """Starts to count anew."""
         self._counts.zero_()
@@ -227,34 +246,35 @@ class CPVAE(Autoencoder):
         self.shares.copy_(total / total.sum())
 
     def _start_categories(self) -> None:
-        """The categories become clusters of the latents: q(c | x) learns to tell them, p(z | c) gets their moments.
+        """Begins anew with categories that tell the clusters of the latents.
 
-        Within the epoch, so that its checkpoint holds what was found.
+        All weights are as they were before the first step, as networks that have learned to do without categories keep
+        doing so. For a while q(c | x) is told the clusters, beside the bound. Within the epoch, so that its checkpoint
+        holds what was found.
         """
         from sklearn import mixture
 
         batches: Any = self.trainer.train_dataloader
-        z, _ = self.latents_of(batches, 20_000)
+        z, _ = self.latents_of(batches)
         found = mixture.GaussianMixture(self.categories, n_init=10, random_state=0).fit(z.double().cpu().numpy())
         weights, means, covariances = (
             torch.from_numpy(x).to(z) for x in (found.weights_, found.means_, found.covariances_)
         )
         clusters = MultivariateNormal(means, covariances)
-        self.prior.set_mixture(weights, means, clusters.variance)
-        before = copy.deepcopy(self.network.encoder).eval()
-        optimiser = torch.optim.Adam(self.network.encoder.parameters(), self.learning_rate)
+        encoder, given = copy.deepcopy(self.network.encoder).eval(), copy.deepcopy(self.given)
+        self.load_state_dict(self._untrained)
         self.inferred.fill_(1.0)
+        optimiser = self.configure_optimizers()
         again_and_again = itertools.chain.from_iterable(itertools.repeat(batches))
-        for batch in itertools.islice(again_and_again, min(2_000, 20 * len(batches))):
+        for batch in itertools.islice(again_and_again, min(TOLD_STEPS, 20 * len(batches))):
             x = parts(batch)[0].to(self.device)
             with torch.no_grad():
-                numbers_before = before(x)[..., : 2 * self.features]
-                z = self.given(numbers_before, self._one_hot(numbers_before.new_zeros(len(x)).long())).mean
+                numbers = encoder(x)[..., : 2 * self.features]
+                z = given(numbers, self._one_hot(numbers.new_zeros(len(x)).long())).mean
                 share = (clusters.log_prob(z.unsqueeze(1)) + weights.log()).softmax(-1)
             with torch.enable_grad():
-                numbers, q_c = self.posteriors(x)
-                moved = (numbers - numbers_before).square().sum(-1).mean()
-                loss = functional.cross_entropy(q_c.logits, share) + moved
+                loss, _ = self.objective(x, None)
+                loss = loss + TOLD_WEIGHT * functional.cross_entropy(self.posteriors(x)[1].logits, share)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
