@@ -264,6 +264,7 @@ class CPVAE(Autoencoder):
         encoder, given = copy.deepcopy(self.network.encoder).eval(), copy.deepcopy(self.given)
         self.load_state_dict(self._untrained)
         self.inferred.fill_(1.0)
+        self._counts.zero_()
         optimiser = self.configure_optimizers()
         again_and_again = itertools.chain.from_iterable(itertools.repeat(batches))
         for batch in itertools.islice(again_and_again, min(TOLD_STEPS, 20 * len(batches))):
