@@ -138,8 +138,8 @@ def cp_vae(prior=None, features=1, categories=3):
     size = CPVAE.network_size(features, prior, count)
     model = CPVAE(GatedMLP((1, 2, 2), **size, hidden=(8,)), prior, features, count).double().eval()
     with torch.no_grad():  # wide posteriors: importance weights of finite variance
-        model.to_latents.weight[features:] = 0
-        model.to_latents.bias[features:] = 0.2
+        model.given.to_latents.weight[features:] = 0
+        model.given.to_latents.bias[features:] = 0.2
     return model
 
 
@@ -233,8 +233,8 @@ def test_decomposed_information_of_posteriors_far_apart_is_the_log_of_their_numb
 
     model.network.encoder = Apart()
     with torch.no_grad():
-        model.to_latents.weight.copy_(torch.eye(2))
-        model.gate.weight.zero_()
+        model.given.to_latents.weight.copy_(torch.eye(2))
+        model.given.gate.weight.zero_()
     assert model.decompose(torch.rand(20, 1, 2, 2, dtype=torch.float64))["information"] == pytest.approx(math.log(20))
 
 
