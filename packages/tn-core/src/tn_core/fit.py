@@ -172,7 +172,8 @@ def fit(
         if trainer.is_global_zero:
             (folder / RUN).unlink()  # there is no run to go on with
             if new:
-                folder.rmdir()
+                with suppress(OSError):  # a logger may have written something
+                    folder.rmdir()
         raise UserError(f"{model['name']} cannot be trained on {data['name']}: {error}") from error
     except (RuntimeError, EOFError, KeyError, OSError, UnpicklingError, MisconfigurationException) as error:
         in_training = trainer.global_step and not isinstance(error, MisconfigurationException)
