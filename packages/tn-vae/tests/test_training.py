@@ -1,5 +1,7 @@
 """Training of the autoencoders: every one learns, draws its data, starts its prior again, keeps its best epoch."""
 
+import math
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -213,6 +215,15 @@ def test_held_out_items(dynamic):
     else:
         assert torch.equal(held.x, x[held.y[:, 0]])
     assert not torch.equal(hold_out(items, 8, seed=2)[1].y, held.y)
+
+
+@pytest.mark.parametrize(("bias", "log_deviation"), [(-50.0, -2.0), (50.0, 2.0)])
+def test_the_scale_of_the_lower_layer_cannot_run_away(bias, log_deviation):
+    model = models()["HVAE"]
+    with torch.no_grad():
+        model.lower_prior[-1].bias[2:] = bias  # of the log deviations
+    scale = model.given_upper(torch.randn(5, 2)).base_dist.scale
+    torch.testing.assert_close(scale, torch.full_like(scale, math.exp(log_deviation)))
 
 
 def test_learning_rates_fall_at_the_end():
