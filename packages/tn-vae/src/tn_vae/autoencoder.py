@@ -46,13 +46,11 @@ Batch = Tensor | tuple[Tensor, Tensor]
 """Data ``x``, or ``(x, y)`` with labels long (batch, labels), -1 where unknown."""
 
 
-def normal(outputs: Tensor, limit: float = 7.0) -> Normals:
-    """Independent normals from means and log deviations side by side, (batch, 2 * features).
-
-    Log deviations are bounded smoothly by the limit, so that neither a tiny nor a huge one ends in NaN.
-    """
+def normal(outputs: Tensor) -> Normals:
+    """Independent normals from means and log deviations side by side, (batch, 2 * features)."""
     mean, log_deviation = outputs.chunk(2, -1)
-    deviation = torch.exp(limit * torch.tanh(log_deviation / limit))
+    # bounded smoothly, so that neither a tiny nor a huge deviation ends in NaN
+    deviation = torch.exp(7 * torch.tanh(log_deviation / 7))
     return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
 
 
