@@ -2,13 +2,11 @@ r"""The hierarchical autoencoder of two layers of latents, with any prior over t
 
     p(x, z1, z2) = p(x | z1, z2) p(z1 | z2) p(z2),     q(z1, z2 | x) = q(z1 | x, z2) q(z2 | x)
 
-With a standard normal p(z2) it is HVAE, with a VampPrior HVP in the tables of the papers. What x says of z1 is said
-relative to p(z1 | z2), whose mean and deviation then move both.
+With a standard normal p(z2) it is HVAE, with a VampPrior HVP in the tables of the papers.
 
 References:
     Tomczak and Welling, VAE with a VampPrior, 2018, section 3, https://arxiv.org/abs/1705.07120
     Lavda et al., Improving VAE generations of multimodal data (CP-VAE), 2020, table 1
-    Vahdat and Kautz, NVAE, 2020, section 3.2, https://arxiv.org/abs/2007.03898 (relative to the prior)
 """
 
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
@@ -88,17 +86,10 @@ class HVAE(Autoencoder):
         """q(z2 | x) of the upper layer: independent normals, batch (batch,), event (features,)."""
         return self._upper(x)[0]
 
-    def _lower(self, lower: Tensor, z2: Tensor) -> tuple[Normals, Normals]:
-        """q(z1 | x, z2) and p(z1 | z2).
-
-        Nothing fixes the scale of z1. Latents of no use drift to small deviations, where means of their own in q and in
-        p differ by hundreds of nats after an unlucky step, and training falls apart.
-        """
+    def _lower(self, lower: Tensor, z2: Tensor) -> Normals:
+        """q(z1 | x, z2)."""
         data = self.from_data(lower).expand(*z2.shape[:-1], -1)
-        relative = normal(self.to_lower(torch.cat([data, self.from_upper(z2)], -1))).base_dist
-        p = self.given_upper(z2)
-        q = Normal(p.mean + p.stddev * relative.mean, p.stddev * relative.stddev, validate_args=False)
-        return Independent(q, 1, validate_args=False), p
+        return normal(self.to_lower(torch.cat([data, self.from_upper(z2)], -1)))
 
     def given_upper(self, z2: Tensor) -> Normals:
         """p(z1 | z2): independent normals."""
@@ -110,10 +101,10 @@ class HVAE(Autoencoder):
         """log p(x | z1, z2) and the divergences of the two layers, (batch,) each."""
         q2, lower = self._upper(x)
         z2 = q2.rsample()
-        q1, p1 = self._lower(lower, z2)
+        q1 = self._lower(lower, z2)
         z1 = q1.rsample()
         reconstruction = self.log_likelihood(x, torch.cat([z1, z2], -1))
-        return reconstruction, divergence(q1, p1, z1), divergence(q2, self.prior(), z2)
+        return reconstruction, divergence(q1, self.given_upper(z2), z1), divergence(q2, self.prior(), z2)
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A one-sample estimate of the lower bound of log p(x), (batch,), in nats; labels are not looked at."""
@@ -124,9 +115,9 @@ class HVAE(Autoencoder):
         """log p(x, z1, z2) / q(z1, z2 | x) of posterior samples, (samples, batch)."""
         q2, lower = self._upper(x)
         z2 = q2.rsample((samples,))
-        q1, p1 = self._lower(lower, z2)
+        q1 = self._lower(lower, z2)
         z1 = q1.rsample()
-        log_p = self.log_likelihood(x, torch.cat([z1, z2], -1)) + p1.log_prob(z1)
+        log_p = self.log_likelihood(x, torch.cat([z1, z2], -1)) + self.given_upper(z2).log_prob(z1)
         return log_p + self.prior().log_prob(z2) - q1.log_prob(z1) - q2.log_prob(z2)
 
     def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -142,7 +133,7 @@ class HVAE(Autoencoder):
     def encode(self, x: Tensor) -> Tensor:
         """The posterior's means, the lower layer's at the upper's mean, (batch, 2 * features)."""
         q2, lower = self._upper(x)
-        return torch.cat([self._lower(lower, q2.mean)[0].mean, q2.mean], -1)
+        return torch.cat([self._lower(lower, q2.mean).mean, q2.mean], -1)
 
     @torch.no_grad()
     def sample(self, count: int, y: None = None) -> Tensor:
