@@ -207,6 +207,31 @@ def test_errors_of_blocks(blocks: tuple[int, ...]) -> None:
         )
 
 
+@pytest.mark.parametrize(("boundary", "closing"), [("ring", None), ("ring", 2), ("train", None)])
+def test_sizes_in_another_order_keep_the_cores(boundary: Boundary, closing: int | None) -> None:
+    chain = TensorChain(SIZES, 3, boundary, closing_rank=closing).double()
+    parameters = dict(chain.named_parameters())
+    before = listed(chain)
+    chain.arrange([3, 4, 2, 3, 2])
+    assert dict(chain.named_parameters()) == parameters
+    assert chain.sizes == chain.cores.sizes == (3, 4, 2, 3, 2)
+    after = listed(chain)
+    for old, new in ((0, 0), (1, 2), (2, 3), (3, 1), (4, 4)):
+        assert torch.equal(after[new], before[old])
+    expected = log_weights(after, boundary, None).logsumexp(-1)
+    torch.testing.assert_close(chain.log_partition(), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "closing"), [([3, 2, 3, 4], None), ([3, 2, 3, 4, 3], None), ([2, 3, 3, 4, 2], 2), ([], None)]
+)
+def test_errors_of_arrange(sizes: list[int], closing: int | None) -> None:
+    chain = TensorChain(SIZES, 3, closing_rank=closing)
+    with pytest.raises(ValueError, match="in another order"):
+        chain.arrange(sizes)
+    assert chain.sizes == tuple(SIZES)
+
+
 @pytest.mark.parametrize("boundary", ["ring", "train"])
 def test_noise_lets_every_bond_change(boundary: Boundary) -> None:
     """Noise reaches every entry, in proportion, and moves the distribution a little only."""

@@ -594,6 +594,58 @@ def test_the_order_is_saved(boundary):
 
 
 @both
+def test_another_order_is_the_enumeration_s_and_is_saved(boundary):
+    """Sizes of the positions change with the order; parameters stay the same ones."""
+    prior = make(boundary, [2, 4, Continuous(3)])
+    parameters = [id(p) for p in prior.parameters()]
+    order = torch.tensor([3, 0, 5, 2, 1, 4])
+    prior.set_order(order)
+    assert prior.order.equal(order)
+    assert [id(p) for p in prior.parameters()] == parameters
+    assert prior.blocks == [[3], [0, 2, 5], [1, 4]]  # a latent half-way between two labels goes with the second
+    dense = Dense(prior)
+    y, weights = known(prior)
+    z = torch.randn(4, 3).double()
+    joint = rows_of(lambda z, w: dense.weigh(z, w).sum().log(), z, weights)
+    torch.testing.assert_close(prior.log_prob_joint(z, y), joint, **EXACT)
+    loaded = make(boundary, [2, 4, Continuous(3)], seed=1)
+    loaded.load_state_dict(prior.state_dict())
+    torch.testing.assert_close(loaded.log_prob_joint(z, y), joint, **EXACT)
+
+
+def test_orders_that_cannot_be():
+    for order in ([0, 1, 2], [0, 1, 2, 2], [1, 2, 3, 4]):
+        with pytest.raises(ValueError, match="permutation"):
+            make("ring", [2]).set_order(torch.tensor(order))
+    narrow = make("ring", [2], closing_rank=2)
+    with pytest.raises(ValueError, match="in another order"):  # the label would be at the end
+        narrow.set_order(torch.tensor([0, 1, 2, 3]))
+
+
+@both
+def test_a_fit_puts_related_variables_side_by_side(boundary):
+    """Three pairs of latents and a label each, of three sizes, on a chain that starts with strangers as neighbours."""
+    torch.manual_seed(0)
+    y = torch.stack([torch.randint(n, (4000,)) for n in (2, 3, 4)], 1)
+    centres = torch.cat([y, y], 1).float()
+    z = 3 * centres + 0.4 * torch.randn(4000, 6)
+    prior = TRIP(6, 6, 6, [2, 3, 4], boundary)
+    prior.fit(z, torch.where(torch.rand(y.shape) < 0.9, -1, y), steps=0)
+    groups = [{v % 3 for v in prior.order.tolist()[k : k + 3]} for k in (0, 3, 6)]
+    assert all(len(group) == 1 for group in groups)
+    assert sorted(prior.order.tolist()) == list(range(9))
+    right = torch.stack([p.argmax(-1) for p in prior.label_posteriors(z)], 1) == y
+    assert right.double().mean() > 0.99
+
+
+def test_a_narrower_closing_bond_keeps_its_order_in_a_fit():
+    prior = TRIP(4, 3, 4, [2], closing_rank=2)
+    before = prior.order.clone()
+    prior.fit(torch.randn(100, 4), torch.randint(2, (100, 1)), steps=1)
+    assert prior.order.equal(before)
+
+
+@both
 def test_a_state_of_other_sizes_does_not_load(boundary):
     with pytest.raises(RuntimeError):
         make(boundary, [4]).load_state_dict(make(boundary, [3]).state_dict())

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.multiprocessing import spawn
 
+from tn_priors import TRIP
 from tn_vae.autoencoder import same_in_all_processes
 
 
@@ -15,6 +16,15 @@ def process(rank, file):
             tensor.fill_(5 + rank)
     same_in_all_processes(module)
     assert all((tensor == 5).all() for tensor in (*module.parameters(), *module.buffers()))
+    orders = [[3, 0, 1, 2], [1, 2, 0, 3]]
+    priors = [TRIP(3, 4, 3, [2]) for _ in orders]
+    for prior, order in zip(priors, orders, strict=True):
+        prior.set_order(torch.tensor(order))
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    same_in_all_processes(priors[rank])
+    found = [torch.empty(5), torch.empty(5)]
+    torch.distributed.all_gather(found, priors[rank]().log_prob(z).detach())
+    assert torch.equal(*found)
     torch.distributed.destroy_process_group()
 
 

@@ -75,25 +75,41 @@ class TensorChain(nn.Module):
             raise ValueError(f"start must be 'mixture' or 'random', got {start!r}")
         if not noise >= 0:
             raise ValueError(f"noise must not be negative, got {noise}")
-        self.sizes = tuple(sizes)
         self.rank = rank
         self.boundary: Boundary = boundary
         self.noise = noise
         closing = rank if closing_rank is None else closing_rank
         self.bonds = (closing, *[rank] * (len(sizes) - 1), closing)
-        positions: dict[tuple[int, int, int], list[int]] = {}
-        for k, size in enumerate(sizes):
-            positions.setdefault((size, self.bonds[k], self.bonds[k + 1]), []).append(k)
-        # by the name of the parameter
-        self._positions = {_name(shape, rank): tuple(ks) for shape, ks in positions.items()}
-        for shape, ks in positions.items():
-            empty = torch.empty(len(ks), *shape)
-            self.register_parameter(_name(shape, rank), nn.Parameter(empty, requires_grad=learnable))
+        self.sizes = tuple(sizes)
+        self._positions = self._by_parameter(sizes)
+        for name, ks in self._positions.items():
+            k = ks[0]
+            empty = torch.empty(len(ks), sizes[k], self.bonds[k], self.bonds[k + 1])
+            self.register_parameter(name, nn.Parameter(empty, requires_grad=learnable))
         self.set_random()
         if start == "mixture":
             # each bond value prefers some values of each variable: a Dirichlet(1) table, so that bonds differ
             tables = [-torch.rand(rank, size).clamp_min(1e-6).log() for size in sizes]
             self.set_mixture(torch.ones(rank), tables)
+
+    def _by_parameter(self, sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The positions of the cores of each parameter, ascending."""
+        positions: dict[str, tuple[int, ...]] = {}
+        for k, size in enumerate(sizes):
+            name = _name((size, self.bonds[k], self.bonds[k + 1]), self.rank)
+            positions[name] = (*positions.get(name, ()), k)
+        return positions
+
+    def arrange(self, sizes: Sequence[int]) -> None:
+        """Puts the variables' sizes in another order; the cores of one shape go to its positions in the order they had.
+
+        Raises:
+            ValueError: if cores of other shapes would be needed; the ends of a narrower closing bond keep their sizes.
+        """
+        positions = self._by_parameter(sizes)
+        if {name: len(ks) for name, ks in positions.items()} != {name: len(ks) for name, ks in self._positions.items()}:
+            raise ValueError(f"sizes must be those of the cores, {self.sizes}, in another order, got {tuple(sizes)}")
+        self.sizes, self._positions = tuple(sizes), positions
 
     @property
     def cores(self) -> Grouped:

@@ -5,6 +5,7 @@ Such a mixture has a closed-form expectation maximisation and makes a good start
 stretch of the chain round each; gradient steps on the exact log likelihood then let the bond change along the chain.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ __all__ = [
     "fit_mixture_of_products",
     "mixture_of_products",
     "mixtures_1d",
+    "mutual_information",
+    "seriate",
 ]
 
 # expectation maximisation sees at most so many samples: its statistics are averages, and it holds them all at once
@@ -121,10 +124,53 @@ def mixture_of_products(
 
 
 @torch.no_grad()
-def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
-    """Fits a mixture of ``rank`` products to each block of latents and labels and writes it into the prior.
+def mutual_information(shares: Sequence[Tensor]) -> Tensor:
+    """Of all pairs of discrete variables, (variables, variables), in nats; zero on the diagonal.
 
-    Starts at a k-means.
+    Less what as many samples of independent variables would show (Miller, 1955), and not below zero.
+
+    Arguments:
+        shares: for each variable (samples, N_k), the probabilities of its values in each sample; all zero where nothing
+            is known. A pair counts the samples that know of both.
+    """
+    found = shares[0].new_zeros(len(shares), len(shares))
+    for (i, a), (j, b) in itertools.combinations(enumerate(shares), 2):
+        counts = a.T @ b
+        total = counts.sum().clamp_min(1)
+        joint = counts / total
+        independent = joint.sum(1, keepdim=True) * joint.sum(0)
+        information = torch.special.xlogy(joint, joint / independent.clamp_min(1e-30)).sum()
+        by_chance = (a.shape[1] - 1) * (b.shape[1] - 1) / (2 * total)
+        found[i, j] = found[j, i] = (information - by_chance).clamp_min(0)
+    return found
+
+
+def seriate(information: Tensor) -> Tensor:
+    """An order that puts variables that tell of each other side by side, long (variables,).
+
+    A bond has to carry what the variables on its left and on its right tell of each other. The order is that of the
+    leaves of a tree of average-linkage clusters, its branches turned so that neighbours are as close as they can be
+    (Bar-Joseph et al., Fast optimal leaf ordering for hierarchical clustering, 2001). For the same reason chains of
+    quantum states are ordered by mutual information (Barcza et al., 2011, https://arxiv.org/abs/1008.4607).
+
+    Arguments:
+        information: symmetric (variables, variables), not negative, zero on the diagonal.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(information) < 3:
+        return torch.arange(len(information), device=information.device)
+    far = (information.max() - information).fill_diagonal_(0)
+    tree = linkage(squareform(far.double().cpu().numpy(), checks=False), "average", optimal_ordering=True)
+    return torch.from_numpy(leaves_list(tree)).to(information.device, torch.long)
+
+
+@torch.no_grad()
+def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
+    """Orders the variables, fits a mixture of ``rank`` products to each block of them and writes it into the prior.
+
+    Starts at a k-means. A chain with a narrower closing bond keeps its order.
     """
     from sklearn.cluster import KMeans
 
@@ -135,14 +181,19 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
         kept = kept[torch.argsort(labelled[kept], descending=True, stable=True)]
     kept = kept[:MOST_SAMPLES]
     z = z[kept]
-    means, deviations, _ = mixtures_1d(z, prior.components)
+    means, deviations, mixing_1d = mixtures_1d(z, prior.components)
     prior.means.copy_(means)
     prior.log_deviations.copy_(deviations.log())
-    log_weights = list(normal_log_density(z.unsqueeze(-1), means, deviations).unbind(1))
+    log_density = normal_log_density(z.unsqueeze(-1), means, deviations)
+    log_weights = list(log_density.unbind(1))
     for variable, size in enumerate(prior.sizes[prior.features :], prior.features):
         log_weights.append(evidence[variable][kept] if variable in evidence else z.new_zeros(len(z), size))
     weights = [torch.exp(w - w.amax(-1, keepdim=True)) for w in log_weights]
     rank = prior.chain.rank
+    if prior.chain.bonds[0] == rank:
+        of_latents = (log_density + mixing_1d.log()).softmax(-1).unbind(1)
+        of_labels = [w / w.sum(1, keepdim=True) * _informative(w).unsqueeze(1) for w in weights[prior.features :]]
+        prior.set_order(seriate(mutual_information([*of_latents, *of_labels])))
     mixing: list[Tensor] = []
     tables: dict[int, Tensor] = {}
     for block in prior.blocks:

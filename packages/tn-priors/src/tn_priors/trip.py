@@ -95,12 +95,10 @@ class TRIP(LazyDistribution):
             raise ValueError(f"deviation must be positive, got {deviation}")
         self.features, self.components = features, components
         self.labels = tuple(as_label(label) for label in labels)
-        order = _spread(features, len(self.labels), order_seed)
-        self.register_buffer("order", order)  # order[position]: which variable, latents first, then labels
-        self._read_order()
-        self.register_load_state_dict_post_hook(TRIP._read_order)
         label_sizes = [x.size if isinstance(x, Categorical) else x.components for x in self.labels]
         self.sizes = (*[components] * features, *label_sizes)  # latents first, then labels
+        order = _spread(features, len(self.labels), order_seed)
+        self.register_buffer("order", order)  # order[position]: which variable, latents first, then labels
         self.chain = TensorChain(
             [self.sizes[v] for v in order.tolist()],
             rank,
@@ -109,6 +107,8 @@ class TRIP(LazyDistribution):
             start=start,
             learnable=learnable,
         )
+        self._read_order()
+        self.register_load_state_dict_post_hook(TRIP._read_order)
 
         def own(value: Tensor) -> nn.Parameter:
             return nn.Parameter(value, requires_grad=learnable)
@@ -130,6 +130,23 @@ class TRIP(LazyDistribution):
     def _read_order(self, _: object = None) -> None:
         """Keeps the position of every variable as a list, also after another order was loaded."""
         self._position: list[int] = torch.argsort(self.order).tolist()
+        self.chain.arrange([self.sizes[v] for v in self.order.tolist()])
+
+    @torch.no_grad()
+    def set_order(self, order: Tensor) -> None:
+        """Puts the variables in another order along the chain, before all cores are written anew.
+
+        Arguments:
+            order: a permutation of the variables, latents first, then labels.
+
+        Raises:
+            ValueError: if it is none; or with a narrower closing bond, which would need cores of other shapes.
+        """
+        if sorted(order.tolist()) != list(range(len(self.sizes))):
+            raise ValueError(f"order must be a permutation of {len(self.sizes)} variables, got {order.tolist()}")
+        self.chain.arrange([self.sizes[v] for v in order.tolist()])
+        self.order.copy_(order)
+        self._read_order()
 
     @torch.no_grad()
     def _start_near_mixture(self) -> None:
@@ -173,8 +190,9 @@ class TRIP(LazyDistribution):
         The prior starts with the stretches independent of each other. One mixture of products of everything would start
         with every label bound to every other, and hardly come away from that where few of them are known.
         """
-        order, count = self.order.tolist(), max(1, len(self.labels))
-        cuts = [j * len(order) // count for j in range(count + 1)]
+        order = self.order.tolist()
+        places = sorted(self._position[self.features :])
+        cuts = [0, *((a + b + 1) // 2 for a, b in itertools.pairwise(places)), len(order)]
         return [sorted(order[a:b]) for a, b in itertools.pairwise(cuts)]
 
     @property
@@ -345,10 +363,11 @@ class TRIP(LazyDistribution):
         self.log_deviations.copy_(deviations.log())
         self.chain.set_random()
 
-    def fit(self, z: Tensor, y: Tensor | None = None, *, steps: int = 300, learning_rate: float = 1e-2) -> None:
+    def fit(self, z: Tensor, y: Tensor | None = None, *, steps: int = 300, learning_rate: float | None = None) -> None:
         """Fits the prior to latents of any model: ex-post density estimation. Fits fixed parameters too.
 
-        One-dimensional mixtures give means and deviations; a mixture of ``rank`` products is fitted by expectation
+        One-dimensional mixtures give means and deviations; variables that tell of each other are put side by side
+        (but with a ``closing_rank`` below the rank); a mixture of ``rank`` products is fitted by expectation
         maximisation, to the labels too, and written into the cores; gradient steps on the exact log likelihood do the
         rest. ``steps=0`` is the start alone, for a prior that goes on learning with its model; a better one than
         :meth:`reinitialize`, the papers'.
@@ -357,13 +376,15 @@ class TRIP(LazyDistribution):
             z: latents (samples, features).
             y: labels (samples, labels), -1 or NaN where unknown; not given: all unknown.
             steps: the number of gradient steps.
-            learning_rate: their size. From ten thousand samples on, 0.1 to 0.3 goes much further in as many steps; with
-                a thousand samples it overfits.
+            learning_rate: their size; None: 0.1 from ten thousand samples on, and 0.01 for fewer, which would be
+                overfitted.
 
         Raises:
             ValueError: if z has another shape, fewer than 2 samples, or is not finite, labels do not fit, or a number
                 is out of its range.
         """
+        if learning_rate is None:
+            learning_rate = 0.1 if len(z) >= 10_000 else 0.01
         check_fit(z, self.features, y, steps, learning_rate)
         z = z.detach().to(self.means)
         fit_mixture_of_products(self, z, y)

@@ -276,6 +276,7 @@ def same_in_all_processes(module: nn.Module) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for tensor in (*module.parameters(), *module.buffers()):
             torch.distributed.broadcast(tensor, 0)
+        module.load_state_dict(module.state_dict())  # for what a module keeps beside its tensors
 
 
 def check_choice(**choices: tuple[str, tuple[str, ...]]) -> None:
