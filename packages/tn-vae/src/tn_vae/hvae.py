@@ -36,7 +36,8 @@ class HVAE(Autoencoder):
         likelihood: "bernoulli" (cross entropy; grey values count as probabilities), "gaussian" (fixed deviation, means
             in (0, 1)) or "gaussian_real" (any means).
         deviation: the standard deviation of the Gaussian likelihoods.
-        warmup_steps: steps over which the weight of the divergence from the prior grows from 0.1 to 1.
+        warmup_steps: steps over which the weight of the divergence from the prior grows from 0.1 to 1. A third of
+            a long training keeps the lower layer in use; unused, its scale is free, and large steps may ruin it.
         learning_rate: of the networks (Adam).
         prior_learning_rate: of the prior.
 
