@@ -40,7 +40,7 @@ class TRIP(LazyDistribution):
     that the density of any subset of latents and labels, given any other, is exact.
 
     Labels sit on the chain at even distances among the latents, whose order is a random permutation (section 4 of the
-    paper), fixed by ``order_seed`` and saved with the module.
+    paper), fixed by ``order_seed``; :meth:`fit` finds an order of its own. It is saved with the module.
 
     Arguments:
         features: the number of latents.
@@ -144,7 +144,7 @@ class TRIP(LazyDistribution):
         """
         if sorted(order.tolist()) != list(range(len(self.sizes))):
             raise ValueError(f"order must be a permutation of {len(self.sizes)} variables, got {order.tolist()}")
-        self.chain.arrange([self.sizes[v] for v in order.tolist()])
+        self.chain.arrange([self.sizes[v] for v in order.tolist()])  # which may raise, before anything is changed
         self.order.copy_(order)
         self._read_order()
 
