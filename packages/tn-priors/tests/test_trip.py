@@ -638,6 +638,26 @@ def test_a_fit_puts_related_variables_side_by_side(boundary):
     assert right.double().mean() > 0.99
 
 
+@pytest.mark.parametrize(
+    ("samples", "told", "rate"),
+    [(9_999, None, 0.01), (10_000, None, 0.1), (10_000, 0, 0.1), (10_000, 500, 0.01), (20_000, 10_000, 0.1)],
+)
+def test_the_steps_of_a_fit_are_large_where_ten_thousand_samples_tell_of_everything(samples, told, rate):
+    """Adam's first step moves every parameter that has a gradient by the learning rate."""
+    torch.manual_seed(0)
+    z = torch.randn(samples, 2)
+    y = None
+    if told is not None:
+        y = torch.randint(2, (samples, 2))
+        y[told:, 0] = -1
+        y[:, 1] = -1  # of which nobody tells
+    prior, start = TRIP(2, 3, 4, [2, 2]), TRIP(2, 3, 4, [2, 2])
+    for p, steps in ((start, 0), (prior, 1)):
+        torch.manual_seed(1)
+        p.fit(z, y, steps=steps)
+    torch.testing.assert_close((prior.means - start.means).abs().amax(), torch.tensor(rate), rtol=1e-3, atol=0)
+
+
 def test_a_narrower_closing_bond_keeps_its_order_in_a_fit():
     prior = TRIP(4, 3, 4, [2], closing_rank=2)
     before = prior.order.clone()

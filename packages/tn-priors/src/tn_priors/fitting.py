@@ -22,6 +22,7 @@ __all__ = [
     "check_latents",
     "fit_by_gradient",
     "fit_mixture_of_products",
+    "informative",
     "mixture_of_products",
     "mixtures_1d",
     "mutual_information",
@@ -83,7 +84,7 @@ def mixtures_1d(z: Tensor, components: int, iterations: int = 50) -> tuple[Tenso
     return means, deviations, weights
 
 
-def _informative(weights: Tensor) -> Tensor:
+def informative(weights: Tensor) -> Tensor:
     """Which samples, bool (samples,), weigh the values of a variable, (samples, N), differently."""
     return (weights != weights[:, :1]).any(1)
 
@@ -109,7 +110,7 @@ def mixture_of_products(
     tables = [w.new_full((products, w.shape[1]), 1 / w.shape[1]) for w in weights]
     tiny = torch.finfo(mixing.dtype).tiny
     # samples that say nothing of a variable are left out of its counts: theirs are the table itself, and would hold it
-    informed = [slice(None) if rows.all() else rows for rows in map(_informative, weights)]
+    informed = [slice(None) if rows.all() else rows for rows in map(informative, weights)]
     told = [w[rows] for w, rows in zip(weights, informed, strict=True)]
     for _ in range(iterations):
         log_share = mixing.log().expand(len(share), -1)
@@ -177,7 +178,7 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
     evidence = prior.label_evidence(y)
     kept = torch.randperm(len(z), device=z.device)
     if evidence:  # those with labels are few where it matters
-        labelled = torch.stack([_informative(w) for w in evidence.values()]).any(0)
+        labelled = torch.stack([informative(w) for w in evidence.values()]).any(0)
         kept = kept[torch.argsort(labelled[kept], descending=True, stable=True)]
     kept = kept[:MOST_SAMPLES]
     z = z[kept]
@@ -192,7 +193,7 @@ def fit_mixture_of_products(prior: "TRIP", z: Tensor, y: Tensor | None) -> None:
     rank = prior.chain.rank
     if prior.chain.bonds[0] == rank:
         of_latents = (log_density + mixing_1d.log()).softmax(-1).unbind(1)
-        of_labels = [w / w.sum(1, keepdim=True) * _informative(w).unsqueeze(1) for w in weights[prior.features :]]
+        of_labels = [w / w.sum(1, keepdim=True) * informative(w).unsqueeze(1) for w in weights[prior.features :]]
         prior.set_order(seriate(mutual_information([*of_latents, *of_labels])))
     mixing: list[Tensor] = []
     tables: dict[int, Tensor] = {}

@@ -18,7 +18,14 @@ from tn_core.cores import Boundary
 from tn_core.protocols import Interval
 from tn_core.tensor_chain import TensorChain
 from tn_priors.chain_mixture import ChainMixture, normal_log_density
-from tn_priors.fitting import check_fit, check_latents, fit_by_gradient, fit_mixture_of_products, mixtures_1d
+from tn_priors.fitting import (
+    check_fit,
+    check_latents,
+    fit_by_gradient,
+    fit_mixture_of_products,
+    informative,
+    mixtures_1d,
+)
 from tn_priors.labels import (
     Categorical,
     Continuous,
@@ -376,16 +383,17 @@ class TRIP(LazyDistribution):
             z: latents (samples, features).
             y: labels (samples, labels), -1 or NaN where unknown; not given: all unknown.
             steps: the number of gradient steps.
-            learning_rate: their size; None: 0.1 from ten thousand samples on, and 0.01 for fewer, which would be
-                overfitted.
+            learning_rate: their size; None: 0.1 where at least ten thousand samples tell of the latents and of every
+                label that any tells of, else 0.01: fewer would be overfitted.
 
         Raises:
             ValueError: if z has another shape, fewer than 2 samples, or is not finite, labels do not fit, or a number
                 is out of its range.
         """
+        check_fit(z, self.features, y, steps, 1 if learning_rate is None else learning_rate)
         if learning_rate is None:
-            learning_rate = 0.1 if len(z) >= 10_000 else 0.01
-        check_fit(z, self.features, y, steps, learning_rate)
+            told = [len(z), *(int(informative(w).sum()) for w in self.label_evidence(y).values())]
+            learning_rate = 0.1 if min(filter(None, told)) >= 10_000 else 0.01
         z = z.detach().to(self.means)
         fit_mixture_of_products(self, z, y)
         fit_by_gradient(self.log_prob_joint, list(self.parameters()), z, y, steps, learning_rate)
