@@ -134,14 +134,17 @@ def mutual_information(shares: Sequence[Tensor]) -> Tensor:
         shares: for each variable (samples, N_k), the probabilities of its values in each sample; all zero where nothing
             is known. A pair counts the samples that know of both.
     """
-    found = shares[0].new_zeros(len(shares), len(shares))
-    for (i, a), (j, b) in itertools.combinations(enumerate(shares), 2):
-        counts = a.T @ b
+    sizes = [a.shape[1] for a in shares]
+    together = torch.cat(list(shares), 1)
+    tables = [row.split(sizes, 1) for row in (together.T @ together).split(sizes)]  # one product for all pairs
+    found = together.new_zeros(len(sizes), len(sizes))
+    for i, j in itertools.combinations(range(len(sizes)), 2):
+        counts = tables[i][j]
         total = counts.sum().clamp_min(1)
         joint = counts / total
         independent = joint.sum(1, keepdim=True) * joint.sum(0)
         information = torch.special.xlogy(joint, joint / independent.clamp_min(1e-30)).sum()
-        by_chance = (a.shape[1] - 1) * (b.shape[1] - 1) / (2 * total)
+        by_chance = (sizes[i] - 1) * (sizes[j] - 1) / (2 * total)
         found[i, j] = found[j, i] = (information - by_chance).clamp_min(0)
     return found
 
