@@ -128,7 +128,8 @@ def mixture_of_products(
 def mutual_information(shares: Sequence[Tensor]) -> Tensor:
     """Of all pairs of discrete variables, (variables, variables), in nats; zero on the diagonal.
 
-    Less what as many samples of independent variables would show (Miller, 1955), and not below zero.
+    Less what as many samples of independent variables would show, to first order (Miller, 1955): where samples are
+    fewer than pairs of values, some of it stays. Not below zero.
 
     Arguments:
         shares: for each variable (samples, N_k), the probabilities of its values in each sample; all zero where nothing
