@@ -172,6 +172,7 @@ def evaluate(
     download: bool = False,
     seed: int = 0,
     data_root: str = "data",
+    device: str = "auto",
 ) -> None:
     """Measures a trained model on the test items, prints the numbers and keeps them in metrics.json.
 
@@ -187,6 +188,7 @@ def evaluate(
         download: fetch Inception's weights to the cache if they are not there.
         seed: of everything random.
         data_root: where data sets keep their files.
+        device: where the model computes: cpu, cuda, cuda:1; auto: a GPU if there is one.
 
     Raises:
         UserError: if a metric is unknown, an option is wrong, a file is missing, or nothing can be measured.
@@ -207,6 +209,9 @@ def evaluate(
         find_inception(inception_weights, download)
     import torch
 
+    from tn_eval.devices import OnDevice, find_device
+
+    place = find_device(device)
     data = build(config["data"], "datasets", host, root=data_root)
     data.split("test")
     model, _ = load_model(Path(run), default_host())
@@ -229,6 +234,7 @@ def evaluate(
         if name not in offered:
             raise UserError(f"{config['model']['name']} does not offer what the metric {name!r} needs")
     found = {}
+    model = model if place.type == "cpu" else OnDevice(model, place)
     for name, function in offered.items():
         torch.manual_seed(seed)
         try:
