@@ -9,7 +9,7 @@ from tn_core_oracle import KINDS, chain_of, dense, evidence_for, log_weights, po
 from torch import Tensor
 
 from tn_core import log_partition, marginals, mode
-from tn_core.chain import Boundary, group
+from tn_core.chain import Boundary, group, log_probability
 
 LENGTHS = range(1, 8)
 
@@ -95,6 +95,20 @@ def test_a_mapping_of_all_positions_is_the_dense_tensor(kind: str, n: int) -> No
     close(marginals(cores, every, boundary=boundary), marginals(cores, evidence, boundary=boundary))
     for one, other in zip(mode(cores, every, boundary=boundary), mode(cores, evidence, boundary=boundary), strict=True):
         close(one, other)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 0), (2, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_probability_against_enumeration(kind: str, batch: tuple[int, ...]) -> None:
+    cores, boundary = chain_of(kind, 5)
+    sizes = sizes_of(cores)
+    full = evidence_for(sizes, batch)
+    some = {k: full[..., k, : sizes[k]] for k in (1, 4)}
+    nothing = log_weights(cores, boundary, None).logsumexp(-1)
+    for evidence in (full, some):
+        found = log_probability(cores, evidence, boundary=boundary)
+        close(found, log_weights(cores, boundary, evidence).logsumexp(-1) - nothing)
+    close(log_probability(cores, boundary=boundary), torch.zeros_like(nothing))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,12 +18,13 @@ from tn_core.evidence import Evidence, Weights, weigh
 from tn_core.plans import Plan, choose, contract
 from tn_core.tree import leaves, product_tree, step_up, touched
 
-TREE, SWEEP, SEGMENTS, VECTORS = Plan("tree"), Plan("matrices"), Plan("matrices", 4), Plan("vectors")
+TREE, BATCHED, SWEEP = Plan("tree"), Plan("batched tree"), Plan("matrices")
+SEGMENTS, VECTORS = Plan("matrices", 4), Plan("vectors")
 
 
 def plans_for(kind: str, n: int) -> list[Plan]:
     """The plans that a chain allows."""
-    allowed = [TREE, SWEEP]
+    allowed = [TREE, BATCHED, SWEEP]
     if kind.endswith("train"):
         allowed.append(VECTORS)
     if n >= 4:
@@ -138,7 +139,15 @@ def test_derivatives_of_the_evidence_alone(plan: Plan) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize(
     ("plan", "boundary"),
-    [(TREE, "ring"), (SWEEP, "ring"), (SEGMENTS, "ring"), (SWEEP, "train"), (VECTORS, "train"), (SEGMENTS, "train")],
+    [
+        (TREE, "ring"),
+        (BATCHED, "ring"),
+        (SWEEP, "ring"),
+        (SEGMENTS, "ring"),
+        (SWEEP, "train"),
+        (VECTORS, "train"),
+        (SEGMENTS, "train"),
+    ],
 )
 def test_every_plan_stays_in_range(plan: Plan, boundary: Boundary, scale: float) -> None:
     """Weights of e^-160,000 in all, far outside float32, with gradients."""
@@ -171,9 +180,10 @@ def test_bonds_of_width_one(boundary: Boundary) -> None:
 
 
 def _pick(
-    sizes: Sequence[int], rank: int, rows: int, train: bool = False, evidence: bool = True, cuda: bool = False
+    sizes: Sequence[int], rank: int, rows: int, train: bool = False, known: int | None = None, cuda: bool = False
 ) -> Plan:
-    has = (evidence,) * len(sizes)
+    n = len(sizes)
+    has = tuple(known is None or (k + 1) * known // n > k * known // n for k in range(n))  # evenly spread
     return choose(plans._Shape(tuple(sizes), has, len(set(sizes)) == 1, rows, rank, 1 if train else rank, train, cuda))
 
 
@@ -187,8 +197,12 @@ def test_the_choice_of_a_plan() -> None:
     assert _pick([10] * 100, 10, 128, train=True) == SEGMENTS
     assert _pick([10] * 100, 20, 128, train=True) == VECTORS
     assert _pick([10] * 100, 50, 128, train=True) == VECTORS
-    assert _pick([10] * 100, 50, 1, evidence=False) == TREE
+    assert _pick([10] * 100, 50, 1, known=0) == TREE
     assert _pick([10] * 100, 20, 128, cuda=True) == TREE
+    assert _pick([10] * 114, 20, 128, known=100, cuda=True) == BATCHED
+    assert _pick([10] * 100, 100, 1000, known=2, cuda=True) == TREE
+    assert _pick([10] * 100, 100, 1000, cuda=True) == SEGMENTS
+    assert _pick([10] * 100, 100, 1000, train=True, cuda=True) == VECTORS
 
 
 @pytest.fixture
@@ -202,7 +216,7 @@ def limit() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("plan", "boundary", "rows"),
     # bytes a row: what the plan keeps, 8 a number
-    [(SWEEP, "ring", 3), (SEGMENTS, "ring", 3), (VECTORS, "train", 12), (TREE, "ring", 1)],
+    [(SWEEP, "ring", 3), (SEGMENTS, "ring", 3), (VECTORS, "train", 12), (TREE, "ring", 1), (BATCHED, "ring", 1)],
 )
 @pytest.mark.usefixtures("limit")
 def test_slices_of_the_batch(plan: Plan, boundary: Boundary, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,14 @@ class Weights:
         """The number of batch entries."""
         return self.batch.numel()
 
+    def with_a_row_of_nothing(self) -> "Weights":
+        """The same rows, and one more of which nothing is known."""
+        parts = tuple(
+            (group, some, torch.cat([e, e.new_ones(len(e), 1, e.shape[2])], 1)) for group, some, e in self.parts
+        )
+        log_scale = self.log_scale.expand(self.rows)
+        return Weights(torch.Size([self.rows + 1]), parts, torch.cat([log_scale, log_scale.new_zeros(1)]))
+
     def split(self, rows: int) -> "list[Weights]":
         """The evidence of so many rows at a time."""
         scales = self.log_scale.split(rows)
@@ -73,20 +81,28 @@ def weigh(chain: Grouped, log_evidence: Evidence) -> Weights:
     else:
         batch = _check(log_evidence, sizes)
         given = [((k,), e.unsqueeze(-2)) if isinstance(k, int) else (k, e) for k, e in log_evidence.items()]
+    # shape of each: (positions, rows, N)
+    flat = [e.expand(*batch, *e.shape[-2:]).reshape(batch.numel(), *e.shape[-2:]).transpose(0, 1) for _, e in given]
     log_scale = chain.like.new_zeros(())
     parts: list[Part] = []
-    for ks, e in given:
-        # shape: (positions, rows, N)
-        flat = e.expand(*batch, *e.shape[-2:]).reshape(batch.numel(), *e.shape[-2:]).transpose(0, 1)
-        for number, (positions, g) in enumerate(chain.groups):
-            index = {k: i for i, k in enumerate(positions)}
-            # in the order of the group, so that the cores need not be put in another
-            which = sorted((j for j, k in enumerate(ks) if k in index), key=lambda j: index[ks[j]])
-            if which:
-                found = take(flat, which)[..., : g.shape[1]].to(g.dtype)
-                peak = _peak(found)
-                log_scale = log_scale + peak.sum((0, 2))
-                parts.append((number, tuple(index[ks[j]] for j in which), _Exponentials.apply(found, peak)))
+    for number, (positions, g) in enumerate(chain.groups):
+        index = {k: i for i, k in enumerate(positions)}
+        # all variables of a group together, in its order, so that the cores need not be put in another
+        some: list[Tensor] = []
+        places: list[tuple[int, int]] = []
+        for (ks, _), e in zip(given, flat, strict=True):
+            here = [(index[k], j) for j, k in enumerate(ks) if k in index]
+            if here:
+                before = sum(len(other) for other in some)
+                places += [(i, before + j) for i, j in here]
+                some.append(e)
+        if some:
+            places.sort()
+            joined = some[0] if len(some) == 1 else torch.cat(some)
+            found = take(joined, [j for _, j in places])[..., : g.shape[1]].to(g.dtype)
+            peak = _peak(found)
+            log_scale = log_scale + peak.sum((0, 2))
+            parts.append((number, tuple(i for i, _ in places), _Exponentials.apply(found, peak)))
     return Weights(batch, tuple(parts), log_scale)
 
 

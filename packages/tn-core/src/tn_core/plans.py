@@ -57,7 +57,8 @@ class Plan:
     """A way to compute Z(e).
 
     Attributes:
-        kind: "tree", "matrices", "vectors" or "sums".
+        kind: "tree"; "batched tree", in which what has no evidence is batched too, as products of mixed nodes are made
+            one after another; "matrices", "vectors" or "sums".
         side: for "matrices", the number of segments side by side.
     """
 
@@ -87,10 +88,10 @@ class _Machine:
 
 
 _CPU = _Machine(step=25e-6, level=80e-6, rate=2.2e11, narrow=30, tree_rate=2e10, bandwidth=1e10)
-# no figures yet: a guess in which the depth decides
-_CUDA = _Machine(step=50e-6, level=100e-6, rate=2e13, narrow=30, tree_rate=1e13, bandwidth=1e12)
+# of an NVIDIA H200; steps and levels are the launches' time
+_CUDA = _Machine(step=75e-6, level=150e-6, rate=1.4e13, narrow=30, tree_rate=5.5e12, bandwidth=4e12)
 _SIDE = 4  # segments of a sweep over narrow bonds; from 4 to 10 it makes no difference
-_CACHE = 2**22  # bytes that a step of segments side by side may touch; beyond, they are slower than one after another
+_CACHE = 2**22  # bytes that a step of segments side by side may touch; beyond, a CPU does them faster one after another
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,10 @@ def choose(shape: _Shape) -> Plan:
         return Plan("sums")
     plans = [Plan("tree")]
     if any(shape.has_evidence):
-        plans.append(Plan("matrices"))
+        plans += [Plan("batched tree"), Plan("matrices")]
         if shape.train:
             plans.append(Plan("vectors"))
-        fits = 3 * 4 * _SIDE * shape.rows * shape.rank**2 <= _CACHE
+        fits = shape.cuda or 3 * 4 * _SIDE * shape.rows * shape.rank**2 <= _CACHE
         if fits and len(shape.sizes) >= 2 * _SIDE:
             plans.append(Plan("matrices", _SIDE))
     costs = [_seconds(plan, shape) for plan in plans]
@@ -155,10 +156,14 @@ def _seconds(plan: Plan, shape: _Shape) -> float:
     machine = _CUDA if shape.cuda else _CPU
     n, m, rows = len(shape.sizes), shape.rank, shape.rows
     values = sum(size for size, has in zip(shape.sizes, shape.has_evidence, strict=True) if has)
-    if plan.kind == "tree":
-        batched = touched(shape.has_evidence)
+    if plan.kind in ("tree", "batched tree"):
+        known = sum(shape.has_evidence)
+        batched, mixed = (
+            (n - 1, 0) if plan.kind == "batched tree" else (touched(shape.has_evidence), min(known, n - known))
+        )
         emission, products = 2 * rows * m**2 * values, 2 * m**3 * (rows * batched + n - 1 - batched)
-        return math.ceil(math.log2(n)) * machine.level + emission / machine.rate + products / machine.tree_rate
+        launches = math.ceil(math.log2(n)) * machine.level + mixed * machine.step
+        return launches + emission / machine.rate + products / machine.tree_rate
     if plan.kind == "vectors":
         return n * machine.step + 2 * rows * m**2 * (values + n - sum(shape.has_evidence)) / machine.rate
     rate = machine.rate * m / (m + machine.narrow)
@@ -200,6 +205,8 @@ def _rows_at_once(plan: Plan, shape: _Shape, bytes: int, limit: int) -> int:
     if plan.kind == "tree":
         # the leaves and the nodes, each as the product and as it is after scaling
         numbers = 2 * m**2 * (sum(shape.has_evidence) + touched(shape.has_evidence))
+    elif plan.kind == "batched tree":
+        numbers = 2 * m**2 * (2 * n - 1)
     else:
         numbers = n * m * (1 if plan.kind in ("vectors", "sums") else shape.carried if plan.side == 1 else m)
     return max(1, limit // max(1, bytes * numbers))
@@ -223,8 +230,8 @@ def _slice(plan: Plan, chain: Grouped, weights: Weights, boundary: Boundary) -> 
 def _run(plan: Plan, chain: Grouped, weights: Weights, boundary: Boundary) -> tuple[Tensor, Tensor]:
     if plan.kind == "sums":
         return _sums(chain, weights)
-    if plan.kind == "tree":
-        levels, log_scale = product_tree(leaves(chain, weights))
+    if plan.kind in ("tree", "batched tree"):
+        levels, log_scale = product_tree(leaves(chain, weights, plan.kind == "batched tree"))
         return _close(levels[-1].matrix(0), boundary), log_scale
     if plan.side > 1:
         return _segments(plan.side, chain, weights, boundary)

@@ -136,10 +136,15 @@ def select(stack: Tensor, index: Index) -> Tensor:
     return stack[index] if isinstance(index, slice) else stack.index_select(0, index_on(index, stack.device))
 
 
-def leaves(chain: Grouped, weights: Weights) -> Level:
+def leaves(chain: Grouped, weights: Weights, spread: bool = False) -> Level:
     """The matrices A_k = sum_s e_k(s) G_k[s]: one batched product a group of variables of equal size.
 
     The chain may be one of logarithms: of what no evidence touches only the sums are made, a few cores at a time.
+
+    Arguments:
+        chain: the cores.
+        weights: the evidence.
+        spread: whether what has no evidence is repeated for every row, so that all nodes are batched.
     """
     shared, batched = [], []
     order: dict[bool, list[int]] = {True: [], False: []}
@@ -155,6 +160,10 @@ def leaves(chain: Grouped, weights: Weights) -> Level:
             # summed before they are selected: cores are larger than sums
             shared.append(take(_sums_of_exponentials(g) if chain.logs else g.sum(1), rest))
             order[False] += [ks[i] for i in rest]
+    if spread:
+        batched += [stack.unsqueeze(1).expand(-1, weights.rows, -1, -1) for stack in shared]
+        order = {True: order[True] + order[False], False: []}
+        shared = []
     where = {k: (flag, j) for flag, ks in order.items() for j, k in enumerate(sorted(ks))}
     return Level(
         _arranged(shared, order[False]), _arranged(batched, order[True]), tuple(where[k] for k in range(len(where)))

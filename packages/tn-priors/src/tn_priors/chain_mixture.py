@@ -15,7 +15,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-from tn_core.chain import log_partition, marginals
+from tn_core.chain import log_partition, log_probability, marginals
 from tn_core.cores import Boundary, Grouped, index_on, without_autocast
 from tn_core.evidence import Given
 from tn_core.sampling import sample
@@ -127,14 +127,14 @@ class ChainMixture(Distribution):
         """log Z of the evidence and the value: the density's numerator."""
         return log_partition(self.cores, self.with_values(value), boundary=self.boundary)
 
+    def log_prob_with_evidence(self, value: Tensor) -> Tensor:
+        r"""Returns log p(value, evidence), (\*batch,), of values (\*batch, d), in nats."""
+        return log_probability(self.cores, self.with_values(value), boundary=self.boundary)
+
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the exact log density (\*batch,) of values (\*batch, d), in nats."""
         if self._normalizer is None and not self.evidence:
-            # one more row, of which nothing is known, gives the normaliser: cheaper than a pass of its own
-            known = self._densities(value).reshape(-1, *self.means.shape)
-            rows = torch.cat([known, known.new_zeros(1, *self.means.shape)])
-            log_z = log_partition(self.cores, {self.positions: rows}, boundary=self.boundary)
-            log_p = (log_z[:-1] - log_z[-1]).reshape(value.shape[:-1])
+            log_p = self.log_prob_with_evidence(value)
         else:
             log_p = self.log_joint(value) - self.log_normalizer()
         return log_p.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))

@@ -18,10 +18,10 @@ __all__ = [
     "Continuous",
     "Known",
     "Label",
-    "as_integers",
     "as_label",
     "can_look_at",
     "categorical_evidence",
+    "integer_evidence",
 ]
 
 
@@ -107,21 +107,37 @@ def categorical_evidence(known: Tensor, size: int, name: str) -> Tensor:
         if can_look_at(known) and not bool(known.any(-1).all()):
             raise ValueError(f"{name}: an empty set of values rules everything out")
         return torch.zeros(known.shape, device=known.device).masked_fill(~known, -torch.inf)
-    if can_look_at(known):
-        wrong = known[(known < -1) | (known >= size)]
-        if len(wrong):
-            raise ValueError(f"{name} has values 0 to {size - 1} (-1: unknown), got {wrong[0].item()}")
-    allowed = (known.unsqueeze(-1) == torch.arange(size, device=known.device)) | (known == -1).unsqueeze(-1)
-    return torch.zeros(allowed.shape, device=known.device).masked_fill(~allowed, -torch.inf)
+    return integer_evidence(known.unsqueeze(-1), [size], [name])[0]
 
 
-def as_integers(values: Tensor, name: str) -> Tensor:
-    """Values of a categorical label that stand among continuous ones: NaN is unknown.
+def integer_evidence(values: Tensor, sizes: Sequence[int], names: Sequence[str]) -> list[Tensor]:
+    r"""The log weights of the values of several categorical labels, all of them at once.
+
+    Arguments:
+        values: (\*batch, labels), integers, -1 unknown; or floats, as they stand among continuous labels, where NaN is
+            unknown too.
+        sizes: the number of values of each label.
+        names: what to call each label in errors.
+
+    Returns:
+        For each label (\*batch, size).
 
     Raises:
-        ValueError: if a value is not whole.
+        ValueError: where the values lie on the CPU, if one is out of range or not whole.
     """
-    values = torch.where(torch.isnan(values), -1, values)
-    if can_look_at(values) and not bool((values == values.round()).all()):
-        raise ValueError(f"{name} is categorical: its values are whole numbers (-1 or NaN: unknown)")
-    return values.long()
+    if values.is_floating_point():
+        values = torch.where(torch.isnan(values), -1, values)
+        wrong = values != values.round()
+        if can_look_at(values) and bool(wrong.any()):
+            name = names[int(wrong.nonzero()[0, -1])]
+            raise ValueError(f"{name} is categorical: its values are whole numbers (-1 or NaN: unknown)")
+        values = values.long()
+    if can_look_at(values):
+        wrong = (values < -1) | (values >= torch.tensor(sizes))
+        if bool(wrong.any()):
+            j = int(wrong.nonzero()[0, -1])
+            raise ValueError(f"{names[j]} has values 0 to {sizes[j] - 1} (-1: unknown), got {int(values[wrong][0])}")
+    known = values.unsqueeze(-1)
+    allowed = (known == torch.arange(max(sizes), device=known.device)) | (known == -1)
+    every = torch.zeros(allowed.shape, device=known.device).masked_fill(~allowed, -torch.inf)
+    return [every[..., j, :size] for j, size in enumerate(sizes)]

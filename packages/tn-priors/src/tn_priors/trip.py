@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from zuko.lazy import LazyDistribution
 
+from tn_core.chain import log_probability
 from tn_core.cores import Boundary
 from tn_core.protocols import Interval
 from tn_core.tensor_chain import TensorChain
@@ -31,10 +32,10 @@ from tn_priors.labels import (
     Continuous,
     Known,
     Label,
-    as_integers,
     as_label,
     can_look_at,
     categorical_evidence,
+    integer_evidence,
 )
 
 __all__ = ["TRIP", "TTLP"]
@@ -242,10 +243,14 @@ class TRIP(LazyDistribution):
         if isinstance(y, Tensor):
             if y.ndim < 1 or y.shape[-1] != count:
                 raise ValueError(f"y must have shape (*batch, {count}), got {tuple(y.shape)}")
-            entries: list[Tensor | None] = [
-                (as_integers(v, f"label {j}") if v.is_floating_point() else v) if isinstance(label, Categorical) else v
-                for j, (label, v) in enumerate(zip(self.labels, y.unbind(-1), strict=True))
-            ]
+            entries: list[Tensor | None] = list(y.unbind(-1))
+            wanted = [j for j, label in enumerate(self.labels) if isinstance(label, Categorical)]
+            if wanted:  # all at once
+                values = torch.stack([y[..., j] for j in wanted], -1)
+                names = [f"label {j}" for j in wanted]
+                every = integer_evidence(values, [self.sizes[self.features + j] for j in wanted], names)
+                for j, weights in zip(wanted, every, strict=True):
+                    entries[j] = weights
         else:
             entries = list(y)
             if len(entries) != count:
@@ -283,11 +288,12 @@ class TRIP(LazyDistribution):
 
     def log_prob_labels(self, y: Known) -> Tensor:
         r"""Returns log p(known labels), (\*batch,), in nats (a density where labels are continuous)."""
-        return self(y).log_normalizer() - self().log_normalizer()
+        p = self(y)
+        return log_probability(p.cores, p.evidence or None, boundary=p.boundary)
 
     def log_prob_joint(self, z: Tensor, y: Known = None) -> Tensor:
         r"""Returns log p(z, known labels), (\*batch,), in nats: log p(z | y) + log p(y) in one pass."""
-        return self(y).log_joint(z) - self().log_normalizer()
+        return self(y).log_prob_with_evidence(z)
 
     def label_posteriors(self, z: Tensor, y: Known = None) -> list[Tensor]:
         r"""Returns for each label the probabilities of its values given the latents and the *other* known labels.

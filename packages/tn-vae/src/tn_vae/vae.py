@@ -27,6 +27,7 @@ from torch.distributions import Distribution, Independent, Normal
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
+from tn_core.protocols import all_unknown
 from tn_priors.fitting import fit_by_gradient
 from tn_priors.labels import Continuous
 from tn_vae.autoencoder import (
@@ -157,59 +158,58 @@ class VAE(Autoencoder):
         q = self.posterior(x)
         z = q.rsample()
         reconstruction = self.log_likelihood(x, z).mean()
-        log_p = None
+        found: dict[str, Tensor] = {}
         if not self.trains_prior:
             away = divergence(q, Independent(Normal(torch.zeros_like(z), torch.ones_like(z)), 1), z).mean()
+        elif y is None or not self.has_labels or not self.label_weight:
+            away = self._divergence(q, z, self._log_joint(z, y)).mean()
         else:
-            log_p = self._log_joint(z, y)
-            away = self._divergence(q, z, log_p).mean()
+            self.seen |= self._known(y).any(0)
+            guessed = self._with_sure_labels(q.mean, y) if self.confidence < 1 else y
+            log_p, found["log_p_labels"], found["log_p_guessed"] = self._log_joint_and_labels(z, y, guessed)
+            away = estimated_divergence(q, log_p, z).mean()
         loss = self.warmth * away - reconstruction
-        found = {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away}
-        if y is not None and log_p is not None and self.label_weight > 0:
-            known = self._known(y)
-            self.seen |= known.any(0)
-            label = self._log_p_labels(z, known, log_p)
-            found["log_p_labels"] = label
-            if self.confidence < 1:
-                guessed = self._log_p_guessed(z, self._with_sure_labels(q.mean, y), known, log_p)
-                found["log_p_guessed"] = guessed
-                label = label + guessed
-            loss = loss - self.label_weight * label
-        return loss, found
+        if found:
+            loss = loss - self.label_weight * (found["log_p_labels"] + found["log_p_guessed"])
+        return loss, {"elbo": reconstruction - away, "reconstruction": reconstruction, "divergence": away, **found}
 
-    def _log_p_labels(self, z: Tensor, known: Tensor, log_p: Tensor) -> Tensor:
-        """The mean of log p(y_ob | z) over the labelled items, from log p(z, y_ob)."""
-        rows = known.any(1)  # elsewhere it is zero
-        if not bool(rows.any()):  # not every prior takes an empty batch
-            return z.new_zeros(())
-        return mean_where_known(log_p[rows] - self.prior().log_prob(z[rows]), known)
+    def _log_joint_and_labels(self, z: Tensor, y: Tensor, guessed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(z, y_ob), (batch,), and the two parts of the label term, by one pass through the prior.
 
-    def _log_p_guessed(self, z: Tensor, y: Tensor, known: Tensor, log_p: Tensor) -> Tensor:
-        """The mean of log p(guessed labels | z, known ones) over all items, from log p(z, known ones)."""
-        rows = (self._known(y) != known).any(1)
-        if not bool(rows.any()):
-            return z.new_zeros(())
-        return (self.prior.log_prob_joint(z[rows], y[rows]) - log_p[rows]).sum() / len(y)
+        They are the means of log p(y_ob | z) over the labelled items and of log p(guessed labels | z, y_ob) over all.
+        """
+        known = self._known(y)
+        labelled = known.any(1).nonzero().flatten()  # elsewhere log p(y_ob | z) is zero
+        sure = (self._known(guessed) != known).any(1).nonzero().flatten()
+        asked = torch.cat([y, all_unknown(y[labelled]), guessed[sure]])
+        every = self.prior.log_prob_joint(torch.cat([z, z[labelled], z[sure]]), asked)
+        log_p, log_p_alone, log_p_guessed = every.split([len(z), len(labelled), len(sure)])
+        label_term = mean_where_known(log_p[labelled] - log_p_alone, known)
+        return log_p, label_term, (log_p_guessed - log_p[sure]).sum() / len(y)
 
     def _known(self, y: Tensor) -> Tensor:
         """Which labels are known, bool (batch, labels)."""
-        columns = zip(self.prior.labels, y.unbind(-1), strict=True)
-        return torch.stack([~v.isnan() if isinstance(label, Continuous) else v >= 0 for label, v in columns], -1)
+        known = y >= 0
+        for j, label in enumerate(self.prior.labels):
+            if isinstance(label, Continuous):
+                known[:, j] = ~y[:, j].isnan()
+        return known
 
     @torch.no_grad()
     def _with_sure_labels(self, z: Tensor, y: Tensor) -> Tensor:
         """The labels, with those unknown categorical ones of which p(y_j | z, other known labels) is sure."""
         unknown = ~self._known(y)
-        rows = unknown.any(1)
-        if not bool(rows.any()):
+        rows = unknown.any(1).nonzero().flatten()
+        labels = [j for j, label in enumerate(self.prior.labels) if not isinstance(label, Continuous)]
+        if not len(rows) or not labels:
             return y
-        found = y.clone()
         posteriors = self.prior.label_posteriors(z[rows], y[rows])
-        for j, (p, label, seen) in enumerate(zip(posteriors, self.prior.labels, self.seen, strict=True)):
-            if not isinstance(label, Continuous):
-                probability, best = p.max(-1)
-                sure = unknown[rows, j] & (probability >= self.confidence) & seen
-                found[rows, j] = torch.where(sure, best.to(y), y[rows, j])
+        probability, best = (
+            torch.stack(found, 1) for found in zip(*(posteriors[j].max(-1) for j in labels), strict=True)
+        )
+        sure = unknown[rows][:, labels] & (probability >= self.confidence) & self.seen[labels]
+        found = y.clone()
+        found[rows[:, None], labels] = torch.where(sure, best.to(y), y[rows][:, labels])
         return found
 
     @property
@@ -273,10 +273,10 @@ class VAE(Autoencoder):
             told = torch.cat([self._with_sure_labels(*part) for part in parts])
 
         def objective(z: Tensor, y: Tensor | None) -> Tensor:
-            log_p = self.log_joint(z, y)
             if y is None or not self.label_weight:
-                return log_p.mean()
-            return log_p.mean() + self.label_weight * self._log_p_labels(z, self._known(y), log_p)
+                return self.log_joint(z, y).mean()
+            log_p, label_term, _ = self._log_joint_and_labels(z, y, y)
+            return log_p.mean() + self.label_weight * label_term
 
         @torch.no_grad()
         def bound() -> float:  # its part of the prior; of known labels only: guessed ones speak for who guessed them
