@@ -1,4 +1,4 @@
-"""``python -m benchmarks chain``, ``closing`` and ``precision``; see docs/performance.md."""
+"""``python -m benchmarks chain``, ``closing``, ``plans`` and ``precision``; see docs/performance.md."""
 
 import json as json_module
 import platform
@@ -141,5 +141,31 @@ def precision(ranks: list[int] = [20, 50, 100], json: Path | None = None) -> Non
     write({"about": about(torch.device("cpu")), "precision": rows}, json)
 
 
+def plans(
+    device: str = "cpu",
+    json: Path | None = None,
+    lengths: list[int] = [22, 100],  # noqa: B006
+    ranks: list[int] = [10, 20, 64, 100],  # noqa: B006
+    batches: list[int] = [128, 1_000],  # noqa: B006
+    seconds: float = 1.0,
+) -> None:
+    """Measures every plan of the contraction beside the one that the cost function chooses.
+
+    Args:
+        device: cpu or cuda.
+        json: where to write the figures.
+        lengths: numbers of variables.
+        ranks: core sizes.
+        batches: batch sizes.
+        seconds: how long each plan is run at each size.
+    """
+    from benchmarks.plans import every_plan
+
+    where = torch.device(device)
+    rows = every_plan(lengths, ranks, batches, where, seconds)
+    show(rows)
+    write({"about": about(where), "plans": rows}, json)
+
+
 if __name__ == "__main__":
-    auto_cli({"chain": chain, "closing": closing, "precision": precision}, as_positional=False)
+    auto_cli({"chain": chain, "closing": closing, "plans": plans, "precision": precision}, as_positional=False)

@@ -89,6 +89,19 @@ def test_the_command_writes_what_it_measures(tmp_path: Path) -> None:
     assert {row["components"] for row in found["growth"]} == {3, 10}
 
 
+def test_every_plan_is_timed_and_one_is_chosen(tmp_path: Path) -> None:
+    sizes = ["--lengths", "[3,9]", "--ranks", "[2]", "--batches", "[4]", "--seconds", "0.01"]
+    command = [sys.executable, "-m", "benchmarks", "plans", *sizes, "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())["plans"]
+    assert len(found) == 2 * (3 + 4)
+    assert all(row["log Z, ms"] > 0 and row["log Z + backward, ms"] > 0 for row in found)
+    for n in (3, 9):
+        for boundary in ("ring", "train"):
+            assert sum(row["chosen"] for row in found if (row["n"], row["boundary"]) == (n, boundary)) == 1
+
+
 def test_an_unknown_table_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "chain", "--tables", "[rank]"], cwd=ROOT, capture_output=True, text=True

@@ -24,7 +24,7 @@ from tn_core.evidence import Weights
 from tn_core.sweep import Sites, sweep
 from tn_core.tree import leaves, product_tree, touched
 
-__all__ = ["Plan", "choose", "contract", "get_memory_limit", "rows_at_once", "set_memory_limit"]
+__all__ = ["Plan", "choose", "contract", "get_memory_limit", "rows_at_once", "set_memory_limit", "shape_of"]
 
 _memory_limit = 2**30
 
@@ -119,7 +119,8 @@ class _Shape:
     cuda: bool
 
 
-def _shape(chain: Grouped, weights: Weights, boundary: Boundary) -> _Shape:
+def shape_of(chain: Grouped, weights: Weights, boundary: Boundary) -> _Shape:
+    """What the cost of a contraction depends on, for :func:`choose`."""
     found = {chain.groups[group][0][i] for group, some, _ in weights.parts for i in some}
     train = boundary == "train"
     return _Shape(
@@ -185,7 +186,7 @@ def contract(chain: Grouped, weights: Weights, boundary: Boundary, plan: Plan | 
         boundary: "ring" or "train".
         plan: None: the cheapest.
     """
-    plan = choose(_shape(chain, weights, boundary)) if plan is None else plan
+    plan = choose(shape_of(chain, weights, boundary)) if plan is None else plan
     at_once = rows_at_once(plan, chain, weights, boundary)
     if weights.rows <= at_once:
         return _run(plan, chain, weights, boundary)
@@ -196,7 +197,7 @@ def contract(chain: Grouped, weights: Weights, boundary: Boundary, plan: Plan | 
 
 def rows_at_once(plan: Plan, chain: Grouped, weights: Weights, boundary: Boundary) -> int:
     """How many rows of the batch stay below the memory limit."""
-    return _rows_at_once(plan, _shape(chain, weights, boundary), chain.like.element_size(), _memory_limit)
+    return _rows_at_once(plan, shape_of(chain, weights, boundary), chain.like.element_size(), _memory_limit)
 
 
 @lru_cache(maxsize=1024)
