@@ -1,5 +1,6 @@
 """Every plan of the contraction at several sizes: what the constants of the cost function are fitted to."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -31,7 +32,10 @@ def every_plan(
             if plan.kind == "vectors" and boundary == "ring":
                 continue
             run = partial(log_z, chain, evidence, plan)
-            cases = {"log Z": without_gradients(run), "log Z + backward": partial(backward, chain, run)}
+            cases: dict[str, Callable[[], object]] = {
+                "log Z": without_gradients(run),
+                "log Z + backward": partial(backward, chain, run),
+            }
             row = {"boundary": boundary, "n": n, "rank": rank, "batch": rows, "plan": f"{plan.kind} {plan.side}"}
             times = interleaved(cases, device, seconds)
             found.append(row | {f"{name}, ms": time for name, time in times.items()} | {"chosen": plan == chosen})
