@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TRAIN, Tn, contents
+from safetensors.torch import load, save
 
 
 def refused(tn: Tn, *arguments: str | Path, says: str | tuple[str, ...], **variables: str) -> None:
@@ -153,6 +154,12 @@ def change(config: dict[str, object], **changes: object) -> bytes:
     return yaml.safe_dump({**config, **changes}).encode()
 
 
+def with_a_variable_twice(weights: bytes) -> bytes:
+    found = load(weights)
+    found["prior.order"][0] = found["prior.order"][1]
+    return save(found)
+
+
 DAMAGES: dict[str, tuple[str, Callable[[bytes, dict[str, object]], bytes | None]]] = {
     "config missing": ("config.yaml", lambda old, config: None),
     "config empty": ("config.yaml", lambda old, config: b""),
@@ -170,6 +177,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes, dict[str, object]], bytes | None]
     "weights empty": ("model.safetensors", lambda old, config: b""),
     "weights truncated": ("model.safetensors", lambda old, config: old[: len(old) // 2]),
     "weights foreign": ("model.safetensors", lambda old, config: b"PK\x03\x04 a pickle in a zip"),
+    "weights out of order": ("model.safetensors", lambda old, config: with_a_variable_twice(old)),
     "weights of another model": ("config.yaml", lambda old, config: change(config, features=5)),
 }
 

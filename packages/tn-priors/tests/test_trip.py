@@ -617,6 +617,9 @@ def test_orders_that_cannot_be():
     for order in ([0, 1, 2], [0, 1, 2, 2], [1, 2, 3, 4]):
         with pytest.raises(ValueError, match="permutation"):
             make("ring", [2]).set_order(torch.tensor(order))
+    weights = make("ring", [2]).state_dict() | {"order": torch.tensor([0, 1, 2, 2])}
+    with pytest.raises(ValueError, match="permutation"):
+        make("ring", [2]).load_state_dict(weights)
     narrow = make("ring", [2], closing_rank=2)
     with pytest.raises(ValueError, match="in another order"):  # the label would be at the end
         narrow.set_order(torch.tensor([0, 1, 2, 3]))

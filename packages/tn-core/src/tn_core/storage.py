@@ -205,5 +205,8 @@ def load_model(folder: Path, host: PluginHost) -> tuple[Any, Spec]:
                 f"{path} does not fit {folder / CONFIG}: {name} has shape {tuple(weights[name].shape)}, "
                 f"expected {tuple(value.shape)}"
             )
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except ValueError as error:  # a module may know what its numbers have to be
+        raise UserError(f"{path} does not fit {folder / CONFIG}: {error}") from None
     return model.eval(), config

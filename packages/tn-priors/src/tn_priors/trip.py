@@ -136,9 +136,14 @@ class TRIP(LazyDistribution):
             self._start_near_mixture()
 
     def _read_order(self, _: object = None) -> None:
-        """Keeps the position of every variable as a list, also after another order was loaded."""
+        """Keeps the position of every variable as a list, also after another order was loaded, which is checked."""
+        self.chain.arrange(self._sizes_in(self.order))
         self._position: list[int] = torch.argsort(self.order).tolist()
-        self.chain.arrange([self.sizes[v] for v in self.order.tolist()])
+
+    def _sizes_in(self, order: Tensor) -> list[int]:
+        if sorted(order.tolist()) != list(range(len(self.sizes))):
+            raise ValueError(f"order must be a permutation of {len(self.sizes)} variables, got {order.tolist()}")
+        return [self.sizes[v] for v in order.tolist()]
 
     @torch.no_grad()
     def set_order(self, order: Tensor) -> None:
@@ -150,9 +155,7 @@ class TRIP(LazyDistribution):
         Raises:
             ValueError: if it is none; or with a narrower closing bond, which would need cores of other shapes.
         """
-        if sorted(order.tolist()) != list(range(len(self.sizes))):
-            raise ValueError(f"order must be a permutation of {len(self.sizes)} variables, got {order.tolist()}")
-        self.chain.arrange([self.sizes[v] for v in order.tolist()])  # which may raise, before anything is changed
+        self.chain.arrange(self._sizes_in(order))  # which may raise, before anything is changed
         self.order.copy_(order)
         self._read_order()
 
