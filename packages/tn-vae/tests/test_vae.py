@@ -26,10 +26,11 @@ def make(prior, features=3, **more):
     return VAE(MLP(SHAPE, features, hidden=(16,)), prior, **more).eval()
 
 
-def trainer(epochs=1, *callbacks):
+def trainer(epochs=1, *callbacks, accelerator="cpu"):
     return Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
