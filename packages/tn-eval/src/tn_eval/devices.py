@@ -20,11 +20,12 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu, cuda, or cuda:0, cuda:1 and so on, got {name!r}")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # a build of torch without CUDA asserts that it has it
-        reason = str(error).splitlines()[0]
-        raise UserError(f"there is no device {name!r} here: {reason} (allowed: auto, cpu, cuda, cuda:1, ...)") from None
+        raise UserError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from None
 
 
 class OnDevice:
