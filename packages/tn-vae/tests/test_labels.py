@@ -230,3 +230,16 @@ def test_use_errors():
         TELBO(MLP(SHAPE, 2), StandardNormal(2), 2, [2]).elbo(*striped(2))
     with pytest.raises(ValueError, match=r"y must have shape \(batch, 1\)"):
         build("JMVAE").elbo(striped(2)[0], torch.zeros(2, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["TELBO", "JMVAE"])
+def test_items_without_a_label_are_seen_by_the_encoder_of_images(name):
+    """The encoder of both may never have seen one."""
+    model = build(name, labels=(2, 3)).eval()
+    x = striped(4)[0]
+    y = torch.tensor([[-1, -1], [0, -1], [1, 2], [-1, -1]])
+    alone, both = model.impute(x), model.label_decoder.probabilities(model.posteriors(x, y)[1].mean)
+    for found, image, joint in zip(model.impute(x, y), alone, both, strict=True):
+        torch.testing.assert_close(found[[0, 3]], image[[0, 3]])
+        torch.testing.assert_close(found[[1, 2]], joint[[1, 2]])
+        assert not torch.allclose(image, joint)

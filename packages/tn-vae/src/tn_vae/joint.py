@@ -55,11 +55,16 @@ class JointAutoencoder(Autoencoder):
 
     def posteriors(self, x: Tensor, y: Tensor) -> tuple[Normals, Normals]:
         """q(z | x) and q(z | x, y_ob)."""
+        of_image, of_both = self._outputs(x, y)
+        return normal(of_image), normal(of_both)
+
+    def _outputs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The numbers of both, (batch, 2 * features) each."""
         outputs = self.network.encoder(x)
         if outputs.shape[-1] != 4 * self.features:
             raise ValueError(f"the encoder must give 4 * {self.features} numbers, it gives {outputs.shape[-1]}")
         of_image, of_both = outputs.chunk(2, -1)
-        return normal(of_image), normal(self.from_both(torch.cat([of_both, self.labels(y)], -1)))
+        return of_image, self.from_both(torch.cat([of_both, self.labels(y)], -1))
 
     def posterior(self, x: Tensor) -> Normals:
         """q(z | x): independent normals, batch (batch,), event (features,)."""
@@ -77,8 +82,11 @@ class JointAutoencoder(Autoencoder):
         return y
 
     def _best(self, x: Tensor, y: Tensor | None) -> Normals:
-        """The posterior given all that is there."""
-        return self.posterior(x) if y is None else self.posteriors(x, y)[1]
+        """The posterior given all that is there: of items without a label q(z | x), which was trained to do without."""
+        if y is None:
+            return self.posterior(x)
+        of_image, of_both = self._outputs(x, y)
+        return normal(torch.where((y >= 0).any(-1, keepdim=True), of_both, of_image))
 
     def _log_p_labels(self, z: Tensor, y: Tensor | None) -> Tensor:
         return z.new_zeros(z.shape[:-1]) if y is None else self.label_decoder.log_prob(z, y)
