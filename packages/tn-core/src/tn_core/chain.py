@@ -70,9 +70,7 @@ def log_partition(cores: Cores, log_evidence: Evidence = None, *, boundary: Boun
     """
     chain = group(cores, boundary)
     weights = weigh(chain, log_evidence)
-    with without_autocast(chain.like):
-        z, log_scale = contract(chain, weights, boundary)
-    return (log_or_minus_infinity(z) + log_scale + weights.log_scale).reshape(weights.batch)
+    return _log_z(chain, weights, boundary).reshape(weights.batch)
 
 
 def log_probability(cores: Cores, log_evidence: Evidence = None, *, boundary: Boundary = "ring") -> Tensor:
@@ -87,11 +85,15 @@ def log_probability(cores: Cores, log_evidence: Evidence = None, *, boundary: Bo
     """
     chain = group(cores, boundary)
     weights = weigh(chain, log_evidence)
-    every = weights.with_a_row_of_nothing()
-    with without_autocast(chain.like):
-        z, log_scale = contract(chain, every, boundary)
-    log_z = (log_or_minus_infinity(z) + log_scale + every.log_scale).expand(every.rows)
+    log_z = _log_z(chain, weights.with_a_row_of_nothing(), boundary)
     return (log_z[:-1] - log_z[-1]).reshape(weights.batch)
+
+
+def _log_z(chain: Grouped, weights: Weights, boundary: Boundary) -> Tensor:
+    """log Z of weights, (rows,), or () where nothing is batched."""
+    with without_autocast(chain.like):
+        z, log_scale = contract(chain, weights, boundary)
+    return log_or_minus_infinity(z) + log_scale + weights.log_scale
 
 
 def marginals(
