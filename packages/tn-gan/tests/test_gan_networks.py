@@ -1,12 +1,13 @@
 """The networks: shapes, what each item depends on, errors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from tn_core.plugins import PluginHost
-from tn_gan import GANConv
+from tn_gan import GANMLP, TRIPGAN, GANConv, GANResNet
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 15), (1, 4, 4)])
@@ -32,6 +33,39 @@ def test_the_score_of_an_item_depends_on_that_item_alone() -> None:
     torch.testing.assert_close(encoder(x)[:2], encoder(x[:2]), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (GANMLP, (2,)),
+        (GANMLP, (1, 3, 3)),
+        (TRIPGAN, (3, 64, 64)),
+        (TRIPGAN, (1, 28, 28)),
+        (lambda *sizes: GANResNet(*sizes, width=8), (3, 32, 32)),
+        (lambda *sizes: GANResNet(*sizes, width=8), (1, 28, 28)),
+        (lambda *sizes: GANResNet(*sizes, width=8), (1, 6, 16)),
+    ],
+)
+def test_the_other_pairs(build: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    network = build(shape, 5)
+    x = network.decoder(torch.randn(4, 5))
+    assert x.shape == (4, *shape)
+    score = network.encoder(x)
+    assert score.shape == (4, 1)
+    torch.testing.assert_close(network.encoder(x[:2]), score[:2], rtol=0, atol=1e-4)  # no item tells of another
+    score.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert build(shape, 5, 3).encoder(x).shape == (4, 3)
+
+
+def test_sizes_of_the_published_networks() -> None:
+    kernels = [m.weight.shape for m in TRIPGAN((3, 64, 64), 128).decoder if hasattr(m, "kernel_size")]
+    assert kernels == [(512, 256, 5, 5), (256, 128, 5, 5), (128, 64, 5, 5), (64, 3, 5, 5)]
+    network = GANResNet((3, 32, 32), 128, width=128)
+    assert network.decoder[0].out_features == 128 * 4 * 4
+
+
 def test_outputs_and_channels() -> None:
     network = GANConv((3, 16, 16), features=2, outputs=7, channels=(8, 8, 16))
     assert network.encoder(torch.rand(2, 3, 16, 16)).shape == (2, 7)
@@ -55,7 +89,24 @@ def test_errors(arguments: dict[str, Any], message: str) -> None:
         GANConv(**{"shape": (1, 8, 8), "features": 3, **arguments})
 
 
+@pytest.mark.parametrize(
+    ("build", "arguments", "message"),
+    [
+        (GANMLP, {"hidden": ()}, "hidden must name"),
+        (GANMLP, {"features": 0}, "features must be at least 1"),
+        (GANResNet, {"shape": (1, 7, 8)}, "even and above 4"),
+        (GANResNet, {"shape": (8, 8)}, "shape must be"),
+        (GANResNet, {"width": 0}, "width must be at least 1"),
+        (TRIPGAN, {}, "too many for images of 8x8"),
+    ],
+)
+def test_errors_of_the_other_pairs(build: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**{"shape": (1, 8, 8), "features": 3, **arguments})
+
+
 def test_everything_registered_exists() -> None:
     host = PluginHost(strict=True)
     assert host.get("models", "GAN").__name__ == "GAN"
-    assert host.get("networks", "GANConv") is GANConv
+    for network in (GANConv, GANMLP, GANResNet, TRIPGAN):
+        assert host.get("networks", network.__name__) is network

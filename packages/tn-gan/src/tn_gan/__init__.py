@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tn_gan.gan import GAN
-    from tn_gan.networks import GANConv
+    from tn_gan.networks import GANMLP, TRIPGAN, GANConv, GANResNet
 
-__all__ = ["GAN", "GANConv"]
+__all__ = ["GAN", "GANMLP", "TRIPGAN", "GANConv", "GANResNet"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,40 +1,88 @@
-r"""The generative adversarial network with any prior, which may be learned with the generator.
+r"""Generative adversarial networks with any prior, which may be learned with the generator.
 
     min over G, psi  max over D:   E_p(x) log D(x) + E_p_psi(z) log(1 - D(G(z)))
 
-which is TRIP equation 9. The generator by default maximises E log D(G(z)) instead of minimising the second term: it has
-the same fixed point, and gradients that do not vanish while the discriminator wins (Goodfellow et al., section 3).
+which is TRIP equation 9, and its descendants: what the two players minimise is one of ``OBJECTIVES``.
 
-The paper estimates the gradient of the prior's parameters psi by REINFORCE (equation 10), from the discriminator's
-value alone. Here it is pathwise: samples of the prior are differentiable in psi, so the gradient that reaches z through
-the generator goes on to psi.
+The prior's parameters psi are learned by one of two estimators of the generator's gradient. The paper's is the score
+function (REINFORCE, equation 10), from the discriminator's value alone:
+
+    1/l sum_i  grad log p_psi(z_i) (d_i - 1/l sum_j d_j)
+
+The other is pathwise: samples of the prior are differentiable in psi, so the gradient that reaches z through the
+generator goes on to psi.
 
 References:
     Goodfellow et al., Generative Adversarial Nets, 2014, https://arxiv.org/abs/1406.2661
+    Arjovsky et al., Wasserstein GAN, 2017, https://arxiv.org/abs/1701.07875
+    Gulrajani et al., Improved Training of Wasserstein GANs, 2017, https://arxiv.org/abs/1704.00028
+    Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, https://arxiv.org/abs/1706.08500
+    Miyato et al., Spectral Normalization for GANs, 2018, https://arxiv.org/abs/1802.05957
     Kuznetsov et al., A Prior of a Googol Gaussians (TRIP), 2019, section 3.2 and appendix C
 """
 
+import copy
 import warnings
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_core.errors import UserError
 
-__all__ = ["GAN"]
+__all__ = ["GAN", "OBJECTIVES", "Objective"]
+
+Costs = Callable[[Tensor], Tensor]
+
+
+class Objective(NamedTuple):
+    """What the players minimise, each an average of costs (batch,) of the discriminator's scores (batch,).
+
+    Attributes:
+        real: the discriminator's cost of data.
+        fake: the discriminator's cost of samples.
+        generator: the generator's cost of samples.
+    """
+
+    real: Costs
+    fake: Costs
+    generator: Costs
+
+
+# with D = sigmoid(score), -log D = softplus(-score) and -log(1 - D) = softplus(score), in nats
+_EQUATION_9 = Objective(
+    real=lambda score: functional.softplus(-score),
+    fake=functional.softplus,
+    generator=lambda score: -functional.softplus(score),
+)
+_WASSERSTEIN = Objective(real=torch.neg, fake=lambda score: score, generator=torch.neg)
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "minimax": _EQUATION_9,
+    "non-saturating": _EQUATION_9._replace(generator=lambda score: functional.softplus(-score)),
+    "wgan": _WASSERSTEIN,
+    "wgan-gp": _WASSERSTEIN,
+    "sn-gan": Objective(
+        real=lambda score: functional.relu(1 - score),
+        fake=lambda score: functional.relu(1 + score),
+        generator=torch.neg,
+    ),
+}
+"""By name."""
 
 
 class GAN(LightningModule):
     """Generative adversarial network with any prior.
 
-    Data are in [0, 1]. Losses are in nats per example, averaged over the batch. Labels in a batch are not looked at: a
-    prior that has labels is used with all of them unknown.
+    Data are in [0, 1]. Losses are averages over the batch. Labels in a batch are not looked at: a prior that has labels
+    is used with all of them unknown.
 
     A batch is one step of the discriminator and, every ``discriminator_steps`` batches, one of the generator together
     with the prior. Optimisation is manual, and Lightning counts ``global_step`` (and ``max_steps``) once an optimiser
@@ -46,13 +94,21 @@ class GAN(LightningModule):
 
     Arguments:
         network: a pair of a discriminator, ``encoder``, with one output, and a generator, ``decoder``.
-        prior: a module whose call returns a distribution over latents. If the distribution has ``rsample``, the prior's
-            parameters are learned with the generator; if not, they stay as they are.
-        loss: of the generator: "non-saturating", -E log D(G(z)), or "minimax", E log(1 - D(G(z))), equation 9 itself.
+        prior: a module whose call returns a distribution over latents. Where the estimator cannot learn it, because the
+            distribution has no ``rsample`` or no density, it stays as it is.
+        objective: what the players minimise. "non-saturating": -E log D(G(z)) for the generator; "minimax": equation 9
+            itself; "wgan": scores of a critic whose weights are clipped; "wgan-gp": of one with a gradient penalty;
+            "sn-gan": hinge losses, and every layer of the discriminator divided by its largest singular value.
+        estimator: of the gradient of the prior's parameters: "pathwise" or "score-function", equation 10.
+        clip: "wgan" keeps the discriminator's parameters within minus and plus this.
+        penalty: the weight of the gradient penalty of "wgan-gp".
         discriminator_steps: steps of the discriminator to one of the generator (the paper: 4).
         learning_rate: of generator and discriminator (Adam; the paper: 1e-4).
+        discriminator_learning_rate: of the discriminator, if it is to have its own (two time-scales).
         prior_learning_rate: of the prior.
         momentum: Adam's first decay rate (0.5 as for DCGAN; the second is 0.999).
+        averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
+            they were, of this decay rate a step.
 
     Raises:
         ValueError: if a number is out of its range or the network is no such pair.
@@ -64,37 +120,73 @@ class GAN(LightningModule):
         self,
         network: Annotated[nn.Module, Component("networks", "GANConv")],
         prior: Annotated[LazyDistribution, Component("priors", "TRIP")],
-        loss: Literal["non-saturating", "minimax"] = "non-saturating",
+        objective: Literal["non-saturating", "minimax", "wgan", "wgan-gp", "sn-gan"] = "non-saturating",
+        estimator: Literal["pathwise", "score-function"] = "pathwise",
+        clip: float = 0.01,
+        penalty: float = 10.0,
         discriminator_steps: int = 1,
         learning_rate: float = 1e-3,
+        discriminator_learning_rate: float | None = None,
         prior_learning_rate: float = 3e-3,
         momentum: float = 0.5,
+        averaging: float = 0.0,
     ) -> None:
         super().__init__()
-        if loss not in ("non-saturating", "minimax"):
-            raise ValueError(f"loss must be 'non-saturating' or 'minimax', got {loss!r}")
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+        if estimator not in ("pathwise", "score-function"):
+            raise ValueError(f"estimator must be 'pathwise' or 'score-function', got {estimator!r}")
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps must be at least 1, got {discriminator_steps}")
-        for name, rate in (("learning_rate", learning_rate), ("prior_learning_rate", prior_learning_rate)):
-            if not rate > 0:
-                raise ValueError(f"{name} must be positive, got {rate}")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
+        if discriminator_learning_rate is None:
+            discriminator_learning_rate = learning_rate
+        positive = {
+            "clip": clip,
+            "learning_rate": learning_rate,
+            "discriminator_learning_rate": discriminator_learning_rate,
+            "prior_learning_rate": prior_learning_rate,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if not penalty >= 0:
+            raise ValueError(f"penalty must be at least 0, got {penalty}")
+        for name, value in (("momentum", momentum), ("averaging", averaging)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
         for name in ("encoder", "decoder"):
             if not isinstance(getattr(network, name, None), nn.Module):
                 raise ValueError(f"{type(network).__name__} has no {name}: the network must be a pair of both")
         self.automatic_optimization = False
         self.network: Any = network  # to mypy, a module's submodule may be a tensor
         self.prior = prior
-        self.loss, self.discriminator_steps = loss, discriminator_steps
-        self.learning_rate, self.prior_learning_rate, self.momentum = learning_rate, prior_learning_rate, momentum
+        self.objective, self.estimator = objective, estimator
+        self.clip, self.penalty, self.discriminator_steps = clip, penalty, discriminator_steps
+        self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
+        self.prior_learning_rate, self.momentum, self.averaging = prior_learning_rate, momentum, averaging
+        if objective == "sn-gan":
+            self._normalize_spectra()
+        if averaging:
+            self.average = copy.deepcopy(self._drawing()).requires_grad_(False)
+
+    def _normalize_spectra(self) -> None:
+        for layer in list(self.network.encoder.modules()):
+            if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+                spectral_norm(layer)
+
+    def _drawing(self) -> nn.ModuleList:
+        """All that samples are drawn by."""
+        return nn.ModuleList([self.network.decoder, self.prior])
 
     # the two players: G(z) and D(x)
 
     def latents(self, count: int) -> Tensor:
-        """Draws z from the prior, (count, features), with gradients to its parameters where it can."""
-        p = self.prior()
-        z: Tensor = p.rsample((count,)) if p.has_rsample else p.sample((count,))
+        """Draws z from the prior, (count, features), with gradients to its parameters where the estimator has them."""
+        return self._draw(self.prior(), count)
+
+    def _draw(self, p: Distribution, count: int) -> Tensor:
+        pathwise = self.estimator == "pathwise" and p.has_rsample
+        z: Tensor = p.rsample((count,)) if pathwise else p.sample((count,))
         return z
 
     def generate(self, z: Tensor) -> Tensor:
@@ -103,7 +195,7 @@ class GAN(LightningModule):
         return x
 
     def discriminate(self, x: Tensor) -> Tensor:
-        """The logit of D(x), the probability that x is real: (batch,).
+        """The discriminator's score of each item, (batch,): of a GAN the logit of D(x), the probability that x is real.
 
         Raises:
             UserError: if the discriminator does not give one number an item.
@@ -116,18 +208,35 @@ class GAN(LightningModule):
             )
         return score.squeeze(1)
 
-    # what they play for, in nats; with D = sigmoid(logit), -log D = softplus(-logit), -log(1 - D) = softplus(logit)
+    # what they play for
 
     def discriminator_loss(self, x: Tensor) -> Tensor:
-        """-E log D(x) - E log(1 - D(G(z))), a scalar, with as many latents as there are data."""
+        """What the discriminator minimises, a scalar, with as many latents as there are data."""
         with torch.no_grad():
             fake = self.generate(self.latents(len(x)))
-        return functional.softplus(-self.discriminate(x)).mean() + functional.softplus(self.discriminate(fake)).mean()
+        costs = OBJECTIVES[self.objective]
+        loss = costs.real(self.discriminate(x)).mean() + costs.fake(self.discriminate(fake)).mean()
+        if self.objective == "wgan-gp":
+            loss = loss + self.penalty * self.gradient_penalty(x, fake)
+        return loss
+
+    def gradient_penalty(self, x: Tensor, fake: Tensor) -> Tensor:
+        """E (|grad D| - 1)^2, a scalar, at random points between data and samples (Gulrajani et al., equation 3)."""
+        share = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device, dtype=x.dtype)
+        between = torch.lerp(x, fake, share).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.discriminate(between).sum(), between, create_graph=True)
+        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
     def generator_loss(self, count: int) -> Tensor:
-        """-E log D(G(z)), or for "minimax" E log(1 - D(G(z))), a scalar, from so many latents."""
-        score = self.discriminate(self.generate(self.latents(count)))
-        return (functional.softplus(-score) if self.loss == "non-saturating" else -functional.softplus(score)).mean()
+        """What the generator and the prior minimise, a scalar, from so many latents."""
+        p = self.prior()
+        z = self._draw(p, count)
+        cost = OBJECTIVES[self.objective].generator(self.discriminate(self.generate(z)))
+        loss = cost.mean()
+        if self.estimator == "score-function" and self._learned():
+            surrogate = (p.log_prob(z) * (cost - loss).detach()).mean()
+            loss = loss + surrogate - surrogate.detach()  # equation 10, and the value of the cost
+        return loss
 
     # training
 
@@ -137,9 +246,16 @@ class GAN(LightningModule):
         players: Any = self.optimizers()
         generator, discriminator = players
         self._step(discriminator, "discriminator_loss", lambda: self.discriminator_loss(x))
+        if self.objective == "wgan":
+            with torch.no_grad():
+                for parameter in self.network.encoder.parameters():
+                    parameter.clamp_(-self.clip, self.clip)
         # a round is so many steps of the discriminator, then one of the generator
-        if self.global_step % (self.discriminator_steps + 1) == self.discriminator_steps:
+        rounds, done = divmod(self.global_step, self.discriminator_steps + 1)
+        if done == self.discriminator_steps:
             self._step(generator, "generator_loss", lambda: self.generator_loss(len(x)))
+            if self.averaging:
+                self._update_average(rounds)
 
     def _step(self, optimizer: Any, name: str, loss_of: Callable[[], Tensor]) -> None:
         self.toggle_optimizer(optimizer)  # the other player's parameters get no gradients
@@ -150,21 +266,43 @@ class GAN(LightningModule):
         self.untoggle_optimizer(optimizer)
         self.log(name, loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
+    @torch.no_grad()
+    def _update_average(self, steps: int) -> None:
+        """After so many earlier steps; the first ones count for less, so that the average does not keep the start."""
+        keep = min(self.averaging, (1 + steps) / (10 + steps))
+        for mean, now in zip(self.average.state_dict().values(), self._drawing().state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(now, 1 - keep)
+            else:
+                mean.copy_(now)
+
+    def on_fit_end(self) -> None:
+        """Puts the average in place; a checkpoint of the last epoch, to go on from, has what it is the average of."""
+        if self.averaging:
+            self._drawing().load_state_dict(self.average.state_dict())
+
+    def _learned(self) -> list[nn.Parameter]:
+        """The prior's parameters that the estimator has gradients of."""
+        learnable = [p for p in self.prior.parameters() if p.requires_grad]
+        if learnable and self.estimator == "pathwise" and not self.prior().has_rsample:
+            return []
+        return learnable
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator, with a learning rate of its own for the prior, and Adam for the discriminator."""
         generator: list[dict[str, Any]] = [{"params": self.network.decoder.parameters(), "lr": self.learning_rate}]
-        learnable = [p for p in self.prior.parameters() if p.requires_grad]
-        if learnable and self.prior().has_rsample:
-            generator.append({"params": learnable, "lr": self.prior_learning_rate})
-        elif learnable:
+        if learned := self._learned():
+            generator.append({"params": learned, "lr": self.prior_learning_rate})
+        elif any(p.requires_grad for p in self.prior.parameters()):
             warnings.warn(
-                f"the prior {type(self.prior).__name__} is not learned: its samples carry no gradients (no rsample)",
+                f"the prior {type(self.prior).__name__} is not learned: its samples carry no gradients (no rsample); "
+                "the estimator score-function needs its density alone",
                 stacklevel=2,
             )
         betas = (self.momentum, 0.999)
         return [
             torch.optim.Adam(generator, betas=betas),
-            torch.optim.Adam(self.network.encoder.parameters(), lr=self.learning_rate, betas=betas),
+            torch.optim.Adam(self.network.encoder.parameters(), lr=self.discriminator_learning_rate, betas=betas),
         ]
 
     # use

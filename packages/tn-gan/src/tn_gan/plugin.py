@@ -1,4 +1,4 @@
-"""What tn-gan registers: its model and its network."""
+"""What tn-gan registers: its model and its networks."""
 
 from tn_core.hookspecs import Targets, hookimpl
 
@@ -11,5 +11,5 @@ def models() -> Targets:
 
 @hookimpl
 def networks() -> Targets:
-    """A generator and a discriminator."""
-    return {"GANConv": "tn_gan.networks:GANConv"}
+    """Pairs of a discriminator and a generator."""
+    return {name: f"tn_gan.networks:{name}" for name in ("GANConv", "GANMLP", "GANResNet", "TRIPGAN")}
