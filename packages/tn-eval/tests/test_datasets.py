@@ -32,7 +32,8 @@ def resolve(target):
 
 
 # what is made of another data set has tests of its own: test_brightness.py
-KINDS = {name: resolve(target) for name, target in plugin.datasets().items() if name != "brightness"}
+OF_OTHERS = ("brightness", "stacked")  # made of another data set
+KINDS = {name: resolve(target) for name, target in plugin.datasets().items() if name not in OF_OTHERS}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
@@ -175,7 +176,7 @@ def test_unexpected_contents(monkeypatch, x, labels, message, name):
 def test_is_data_without_reading_a_file(kind, tmp_path):
     data = kind(root=str(tmp_path / "nowhere")) if issubclass(kind, ImageFiles) else kind()
     assert isinstance(data, Data)
-    assert len(data.shape) == (1 if kind is synthetic.TwoGaussians else 3)
+    assert len(data.shape) == (1 if issubclass(kind, synthetic.Drawn) else 3)
     for name, values in data.labels.items():
         assert isinstance(name, str)
         assert len(values) == len(set(values)) > 1

@@ -238,10 +238,13 @@ def test_samples_from_the_training_set_are_near_and_noise_is_far(host):
     torch.manual_seed(0)
     near = fid(model, data, spec, samples=1000)
     far = fid(Tells(sample=lambda count, y=None: torch.rand(count, 1, 8, 8)), data, spec, samples=1000)
-    assert set(near) == {"fid_classifier", "kid_classifier"}
-    for name, value in near.items():
-        assert (value.items, value.better) == (1000, "lower")
-        assert value.value + value.interval < (far[name].value - far[name].interval) / 10
+    assert set(near) == {"fid_classifier", "kid_classifier", "precision_classifier", "recall_classifier"}
+    for name in ("fid_classifier", "kid_classifier"):
+        assert (near[name].items, near[name].better) == (1000, "lower")
+        assert near[name].value + near[name].interval < (far[name].value - far[name].interval) / 10
+    for name, items in (("precision_classifier", 1000), ("recall_classifier", 360)):
+        assert (near[name].items, near[name].better) == (items, "higher")
+        assert near[name].value - near[name].interval > far[name].value + far[name].interval
     conditional = conditional_fid(model, data, spec, samples=1000)["conditional_fid_classifier"]
     assert conditional.value + conditional.interval < far["fid_classifier"].value / 10
 
@@ -340,11 +343,16 @@ def test_the_command_measures_what_is_offered(run, host, monkeypatch, capsys):
         "cluster_rand_index",
         "fid_classifier",
         "kid_classifier",
+        "mode_divergence",
+        "modes",
+        "precision_classifier",
+        "recall_classifier",
         "reconstruction_error",
     }
-    for value in found.values():
+    of_samples = {"fid_classifier", "kid_classifier", "mode_divergence", "modes", "precision_classifier"}
+    for name, value in found.items():
         assert value["interval"] is not None
-        assert value["items"] == (50 if "squared" in value["unit"] and "pixel" not in value["unit"] else 360)
+        assert value["items"] == (50 if name in of_samples else 360)
     assert found["reconstruction_error"]["value"] == 0
     out = capsys.readouterr().out
     assert "conditional_fid: not measured: knows no labels" in out

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from tn_eval.distances import frechet_distance, kernel_distance
+from tn_eval.distances import covered, frechet_distance, kernel_distance
 
 
 def normal(items: int, features: int, generator: torch.Generator) -> torch.Tensor:
@@ -142,3 +142,31 @@ def test_kernel_distance_grows_with_a_shift(generator):
 def test_bad_features(distance, samples, reference, message):
     with pytest.raises(ValueError, match=message):
         distance(samples, reference)
+
+
+# precision and recall
+
+
+def test_cover_by_hand():
+    by = torch.tensor([[0.0], [1.0], [3.0], [10.0]])
+    # distances to the second nearest of the others: 3, 2, 3, 9
+    points = torch.tensor([[-2.9], [-3.1], [5.9], [0.5], [18.9], [19.1], [6.1]])
+    assert covered(points, by, 2).tolist() == [True, False, True, True, True, False, True]
+    # to the nearest: 1, 1, 2, 7
+    assert covered(torch.tensor([[2.5], [-1.5], [5.5], [2.05]]), by, 1).tolist() == [True, False, True, True]
+
+
+def test_equal_sets_cover_one_another_and_far_ones_do_not(generator):
+    x = normal(2500, 8, generator)
+    assert covered(x, x).all()
+    assert not covered(x + 100, x).any()
+    # a lost half is not recalled, and what is left is precise
+    left = x[x[:, 0] > 0]
+    again = normal(2500, 8, generator)
+    assert covered(left, again).double().mean() > 0.8
+    assert covered(again[again[:, 0] < -1], left).double().mean() < 0.4
+
+
+def test_cover_needs_more_items_than_neighbours():
+    with pytest.raises(ValueError, match="more items than that, got 3"):
+        covered(torch.zeros(2, 1), torch.zeros(3, 1))

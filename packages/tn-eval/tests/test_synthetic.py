@@ -1,4 +1,4 @@
-"""The numbers from two Gaussians: their distribution, and that a seed fixes them."""
+"""Data drawn from a seed: their distribution, and that the seed fixes them."""
 
 import math
 
@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from tn_core.errors import UserError
-from tn_eval.synthetic import TwoGaussians
+from tn_eval.synthetic import GaussianGrid, TwoGaussians
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -60,3 +60,28 @@ def test_labels_are_hidden_as_those_of_other_data_sets():
 def test_seeds_out_of_range(seed):
     with pytest.raises(UserError, match=f"seed is a whole number from 0 to {2**32 - 1}, not {seed}"):
         TwoGaussians(seed=seed)
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_the_grid_has_25_equal_gaussians(name):
+    data = GaussianGrid()
+    split = data.split(name)
+    x, places = split.x, split.labels
+    assert x.dtype == torch.float32
+    assert x.shape == places.shape == ({"train": 100_000, "test": 10_000}[name], 2)
+    mode = places[:, 0] * 5 + places[:, 1]
+    shares = mode.bincount(minlength=25) / len(x)
+    # Hoeffding's inequality, 25 times: wrongly rejected with probability 1e-9 each
+    assert (shares - 1 / 25).abs().max() < math.sqrt(math.log(2e9) / (2 * len(x)))
+    noise = ((x - data.centres[mode]) / data.deviation).double().numpy()
+    for column in noise.T:
+        assert scipy.stats.kstest(column, scipy.stats.norm.cdf).pvalue > 1e-6
+    assert x.min() > 0
+    assert x.max() < 1
+
+
+def test_a_seed_fixes_the_grid():
+    split = GaussianGrid().split("train")
+    expected = [[0.310605, 0.497865], [0.092462, 0.3009]]
+    assert torch.allclose(split.x[:2], torch.tensor(expected), atol=1e-6)
+    assert not (split.x[:1000] == GaussianGrid(seed=1).split("train").x[:1000]).any()

@@ -17,7 +17,7 @@ from tn_core.errors import UserError
 from tn_core.protocols import Data, categorical_labels, to_float
 from tn_eval.cache import cache_folder, cached_tensors
 
-__all__ = ["Classifier", "accuracy", "cached_classifier", "categorical"]
+__all__ = ["Classifier", "accuracy", "cached_classifier", "categorical", "predict"]
 
 EPOCHS = 5
 FEATURES = 128

@@ -182,8 +182,9 @@ def evaluate(
         iwae_samples: samples of the importance-weighted bound.
         iwae_items: test items it is measured on, always the same random choice.
         condition_items: samples drawn for the condition accuracy.
-        samples: samples drawn for FID and KID; compare FIDs of equally many.
-        features: the network whose features FID and KID compare: the data set's classifier, or the published Inception.
+        samples: samples drawn for FID, KID, precision, recall and modes; compare figures of equally many.
+        features: the network whose features FID and its like compare: the data set's classifier, or the published
+            Inception.
         inception_weights: Inception's weights file; not given: the one in the cache.
         download: fetch Inception's weights to the cache if they are not there.
         seed: of everything random.
@@ -227,6 +228,7 @@ def evaluate(
         "conditional_fid": distances,
         "iwae": {"samples": iwae_samples, "items": iwae_items},
         "condition_accuracy": {"spec": config["data"], "items": condition_items},
+        "modes": {"spec": config["data"], "samples": samples},
     }
     functions = {name: host.get("metrics", name) for name in metrics or host.names("metrics")}
     offered = {name: function for name, function in functions.items() if _offers(model, function, config)}

@@ -1,21 +1,22 @@
-r"""Distances between two sets of features: Fréchet's (FID) and that of a polynomial kernel (KID).
+r"""Two sets of features compared: Fréchet's distance (FID), that of a polynomial kernel (KID), precision and recall.
 
-Both are computed in float64. Their intervals are those of the estimate's linear part in the items of both sets (the
-influence function, as in the delta method and the infinitesimal jackknife). That needs no resampling, and is a little
-too wide where the two distributions are equal. An interval says how far the estimate strays about its expectation, not
-how far that is from the distance of the distributions: KID is unbiased, but FID is too large by an amount that falls
-with the number of items. So compare FIDs of equally many samples, against the same images.
+The distances are computed in float64. Their intervals are those of the estimate's linear part in the items of both
+sets (the influence function, as in the delta method and the infinitesimal jackknife). That needs no resampling, and is
+a little too wide where the two distributions are equal. An interval says how far the estimate strays about its
+expectation, not how far that is from the distance of the distributions: KID is unbiased, but FID is too large by an
+amount that falls with the number of items. So compare FIDs of equally many samples, against the same images.
 
 References:
     Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, equation 6, https://arxiv.org/abs/1706.08500
     Binkowski et al., Demystifying MMD GANs, 2018, section 4, https://arxiv.org/abs/1801.01401
+    Kynkäänniemi et al., Improved Precision and Recall Metric, 2019, https://arxiv.org/abs/1904.06991
     van der Vaart, Asymptotic Statistics, 1998, chapters 12 (U-statistics) and 20 (the functional delta method)
 """
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["frechet_distance", "kernel_distance"]
+__all__ = ["covered", "frechet_distance", "kernel_distance"]
 
 
 def frechet_distance(samples: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -69,6 +70,32 @@ def kernel_distance(samples: Tensor, reference: Tensor) -> tuple[float, float]:
     value = within_x.mean() + within_y.mean() - 2 * x_to_y.mean()
     variance = 4 * ((within_x - x_to_y).var() / len(x) + (within_y - y_to_x).var() / len(y))
     return float(value), 1.96 * float(variance.sqrt())
+
+
+def covered(points: Tensor, by: Tensor, neighbours: int = 3) -> Tensor:
+    """Which points lie where the others are: within reach of one of them, as far as its third nearest neighbour is.
+
+    Samples covered by data are precise, data covered by samples are recalled; the means of both are the precision and
+    the recall of Kynkäänniemi et al. (equation 1).
+
+    Arguments:
+        points: (items, features).
+        by: (other items, features).
+        neighbours: which neighbour's distance is the reach.
+
+    Returns:
+        bool (items,).
+
+    Raises:
+        ValueError: if a set has fewer than two items or the others no more than ``neighbours``, a number is not finite,
+            or they differ in the number of features.
+    """
+    points, by = (part.float() for part in _checked(points, by))
+    if len(by) <= neighbours:
+        raise ValueError(f"a neighbourhood of {neighbours} needs more items than that, got {len(by)}")
+    # the nearest is the item itself
+    reach = torch.cat([torch.cdist(part, by).kthvalue(neighbours + 1).values for part in by.split(1000)])
+    return torch.cat([(torch.cdist(part, by) <= reach).any(1) for part in points.split(1000)])
 
 
 class _Given(nn.Identity):

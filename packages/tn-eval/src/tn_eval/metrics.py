@@ -38,7 +38,7 @@ from tn_core.protocols import (
     to_float,
 )
 from tn_eval.classifier import accuracy, cached_classifier, categorical
-from tn_eval.distances import frechet_distance, kernel_distance
+from tn_eval.distances import covered, frechet_distance, kernel_distance
 from tn_eval.features import Extractor, ExtractorName, get_extractor, held_out_features
 
 __all__ = [
@@ -122,10 +122,12 @@ def fid(
     download: bool = False,
     batch_size: int = 500,
 ) -> Mapping[str, Value]:
-    """FID and KID: how far the model's samples are from the test images, as a fixed network sees them.
+    """FID and KID, precision and recall: samples and test images as a fixed network sees them.
 
-    The network is part of the numbers' names. FID depends on the number of samples, see :mod:`tn_eval.distances`; both
-    depend on the very network, so compare those of "classifier" only where they rest on one cache.
+    The distances say how far the samples are, precision the share of samples that lie where test images are, recall the
+    share of test images that lie where samples are. The network is part of the numbers' names. FID depends on the
+    number of samples, see :mod:`tn_eval.distances`; all depend on the very network, so compare those of "classifier"
+    only where they rest on one cache.
 
     Arguments:
         model: draws images without conditions.
@@ -148,6 +150,8 @@ def fid(
     return {
         f"fid_{features}": Value(*frechet_distance(found, reference), "squared distance", "lower", samples),
         f"kid_{features}": Value(*kernel_distance(found, reference), "squared kernel distance", "lower", samples),
+        f"precision_{features}": Value.of(100 * covered(found, reference).double(), "%", "higher"),
+        f"recall_{features}": Value.of(100 * covered(reference, found).double(), "%", "higher"),
     }
 
 

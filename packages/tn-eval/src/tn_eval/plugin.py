@@ -15,10 +15,12 @@ def datasets() -> dict[str, str]:
         "cifar10-part": "tn_eval.files:CIFAR10Part",
         "digits": "tn_eval.datasets:Digits",
         "fashion-mnist": "tn_eval.datasets:FashionMNIST",
+        "gaussian-grid": "tn_eval.synthetic:GaussianGrid",
         "mnist": "tn_eval.datasets:MNIST",
         "omniglot": "tn_eval.files:Omniglot",
         "omniglot28": "tn_eval.files:Omniglot28",
         "sprites": "tn_eval.files:Sprites",
+        "stacked": "tn_eval.stacked:Stacked",
         "svhn": "tn_eval.datasets:SVHN",
         "two-gaussians": "tn_eval.synthetic:TwoGaussians",
     }
@@ -38,6 +40,7 @@ def metrics() -> dict[str, str]:
         "fid": "tn_eval.metrics:fid",
         "imputation": "tn_eval.metrics:imputation",
         "iwae": "tn_eval.metrics:bound_iwae",
+        "modes": "tn_eval.modes:modes",
         "reconstruction": "tn_eval.metrics:reconstruction",
     }
 
