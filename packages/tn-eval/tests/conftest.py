@@ -72,7 +72,8 @@ def host(monkeypatch, cache):
 
     host = PluginHost()
     host.register(Strangers())
-    monkeypatch.setattr("tn_eval.commands.default_host", lambda: host)
+    for module in ("commands", "neighbours"):
+        monkeypatch.setattr(f"tn_eval.{module}.default_host", lambda: host)
     monkeypatch.setenv("TN_CACHE", str(cache))
     return host
 

@@ -217,6 +217,40 @@ def test_the_score_function_estimator_is_equation_10() -> None:
         torch.testing.assert_close(parameter.grad, gradient)
 
 
+def test_variances_of_both_estimators() -> None:
+    """Against those of the gradients themselves, drawn from the same seed."""
+    model = gan(trip(labels=[3]), network=Smooth()).double()  # labels' parameters have no part in it
+    before, training = state(model), model.training
+    torch.manual_seed(2)
+    found = model.gradient_variances(30, count=16)
+    assert all(torch.equal(before[name], value) for name, value in state(model).items())
+    assert (model.training, model.estimator) == (training, "pathwise")
+    torch.manual_seed(2)
+    for estimator in ("pathwise", "score-function"):
+        model.estimator = estimator
+        drawn = []
+        for _ in range(30):
+            model.zero_grad()
+            model.generator_loss(16).backward()
+            drawn.append(torch.cat([p.grad.flatten() for p in model.prior.parameters() if p.grad is not None]))
+        assert found[estimator] == pytest.approx(torch.stack(drawn).var(0).sum().item())
+    assert found["score-function"] > found["pathwise"] > 0
+    assert list(gan(MixtureWithoutGradients()).gradient_variances(2)) == ["score-function"]
+    assert gan(trip(learnable=False)).gradient_variances(2) == {}
+
+
+def test_variances_are_logged_and_change_nothing() -> None:
+    states = []
+    for drawn in (0, 2):
+        torch.manual_seed(0)
+        model = gan(gradient_batches=drawn)
+        trainer = fit(model, data(), epochs=2, callbacks=[SeedEpochs(0)])
+        states.append(state(model))
+        logged = {name for name in trainer.callback_metrics if name.startswith("gradient_variance")}
+        assert logged == ({"gradient_variance_pathwise", "gradient_variance_score-function"} if drawn else set())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_the_discriminator_loss_reaches_the_discriminator_only() -> None:
     model = gan()
     model.discriminator_loss(data()).backward()
@@ -417,6 +451,7 @@ def test_samples_refuse_labels_and_counts_below_one() -> None:
         ({"clip": 0.0}, "clip must be positive"),
         ({"penalty": -1.0}, "penalty must be at least 0"),
         ({"averaging": 1.0}, "averaging must be"),
+        ({"gradient_batches": 1}, "gradient_batches must be 0, or at least 2"),
         ({"discriminator_learning_rate": 0.0}, "discriminator_learning_rate must be positive"),
         ({"discriminator_steps": 0}, "discriminator_steps must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),

@@ -32,6 +32,7 @@ _HOMES = {
     "hop": "tn-eval",
     "density": "tn-eval",
     "histogram": "tn-eval",
+    "neighbours": "tn-eval",
 }
 
 

@@ -51,4 +51,5 @@ def commands() -> dict[str, str]:
     return {
         **{name: f"tn_eval.commands:{name}" for name in ("evaluate", "impute", "sample")},
         **{name: f"tn_eval.views:{name}" for name in ("density", "histogram", "hop")},
+        "neighbours": "tn_eval.neighbours:neighbours",
     }

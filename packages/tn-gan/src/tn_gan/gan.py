@@ -24,7 +24,7 @@ References:
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -38,6 +38,8 @@ from tn_core.components import Component
 from tn_core.errors import UserError
 
 __all__ = ["GAN", "OBJECTIVES", "Objective"]
+
+Estimator = Literal["pathwise", "score-function"]
 
 Costs = Callable[[Tensor], Tensor]
 
@@ -109,6 +111,8 @@ class GAN(LightningModule):
         momentum: Adam's first decay rate (0.5 as for DCGAN; the second is 0.999).
         averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
             they were, of this decay rate a step.
+        gradient_batches: if above 0, so many gradients of the prior are drawn by either estimator at the end of every
+            epoch, and their variances logged.
 
     Raises:
         ValueError: if a number is out of its range or the network is no such pair.
@@ -121,7 +125,7 @@ class GAN(LightningModule):
         network: Annotated[nn.Module, Component("networks", "GANConv")],
         prior: Annotated[LazyDistribution, Component("priors", "TRIP")],
         objective: Literal["non-saturating", "minimax", "wgan", "wgan-gp", "sn-gan"] = "non-saturating",
-        estimator: Literal["pathwise", "score-function"] = "pathwise",
+        estimator: Estimator = "pathwise",
         clip: float = 0.01,
         penalty: float = 10.0,
         discriminator_steps: int = 1,
@@ -130,12 +134,13 @@ class GAN(LightningModule):
         prior_learning_rate: float = 3e-3,
         momentum: float = 0.5,
         averaging: float = 0.0,
+        gradient_batches: int = 0,
     ) -> None:
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
-        if estimator not in ("pathwise", "score-function"):
-            raise ValueError(f"estimator must be 'pathwise' or 'score-function', got {estimator!r}")
+        if estimator not in get_args(Estimator):
+            raise ValueError(f"estimator must be {' or '.join(map(repr, get_args(Estimator)))}, got {estimator!r}")
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps must be at least 1, got {discriminator_steps}")
         if discriminator_learning_rate is None:
@@ -154,6 +159,8 @@ class GAN(LightningModule):
         for name, value in (("momentum", momentum), ("averaging", averaging)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
+        if gradient_batches < 0 or gradient_batches == 1:
+            raise ValueError(f"gradient_batches must be 0, or at least 2, got {gradient_batches}")
         for name in ("encoder", "decoder"):
             if not isinstance(getattr(network, name, None), nn.Module):
                 raise ValueError(f"{type(network).__name__} has no {name}: the network must be a pair of both")
@@ -164,6 +171,7 @@ class GAN(LightningModule):
         self.clip, self.penalty, self.discriminator_steps = clip, penalty, discriminator_steps
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
         self.prior_learning_rate, self.momentum, self.averaging = prior_learning_rate, momentum, averaging
+        self.gradient_batches = gradient_batches
         if objective == "sn-gan":
             self._normalize_spectra()
         if averaging:
@@ -280,6 +288,41 @@ class GAN(LightningModule):
         """Puts the average in place; a checkpoint of the last epoch, to go on from, has what it is the average of."""
         if self.averaging:
             self._drawing().load_state_dict(self.average.state_dict())
+
+    def gradient_variances(self, batches: int, count: int = 128) -> dict[Estimator, float]:
+        """How noisy either estimator is: the variance of the prior's gradient, summed over its parameters.
+
+        Measured in evaluation mode, so that nothing is changed by it.
+
+        Arguments:
+            batches: gradients to draw, at least 2.
+            count: latents that each is estimated from.
+
+        Returns:
+            The variance, for each estimator that can learn this prior.
+        """
+        training, estimator = self.training, self.estimator
+        self.eval()
+        found: dict[Estimator, float] = {}
+        for self.estimator in get_args(Estimator):
+            if not (learned := self._learned()):
+                continue
+            total = squares = torch.zeros((), dtype=torch.float64)
+            for _ in range(batches):
+                parts = torch.autograd.grad(self.generator_loss(count), learned, allow_unused=True)
+                gradient = torch.cat([part.flatten() for part in parts if part is not None]).double()
+                total, squares = total + gradient, squares + gradient.square()
+            found[self.estimator] = float((squares - total.square() / batches).sum() / (batches - 1))
+        self.train(training)
+        self.estimator = estimator
+        return found
+
+    def on_train_epoch_end(self) -> None:
+        """Logs both estimators' variances, if asked to."""
+        if self.gradient_batches:
+            with torch.enable_grad():
+                found = self.gradient_variances(self.gradient_batches)
+            self.log_dict({f"gradient_variance_{name}": value for name, value in found.items()}, sync_dist=True)
 
     def _learned(self) -> list[nn.Parameter]:
         """The prior's parameters that the estimator has gradients of."""
