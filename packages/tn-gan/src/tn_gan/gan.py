@@ -37,9 +37,11 @@ from zuko.lazy import LazyDistribution
 from tn_core.components import Component
 from tn_core.errors import UserError
 
-__all__ = ["GAN", "OBJECTIVES", "Objective"]
+__all__ = ["GAN", "OBJECTIVES", "Costs", "Estimator", "Objective", "ObjectiveName", "Part"]
 
+ObjectiveName = Literal["non-saturating", "minimax", "wgan", "wgan-gp", "sn-gan"]
 Estimator = Literal["pathwise", "score-function"]
+Part = Literal["real", "fake", "generator"]
 
 Costs = Callable[[Tensor], Tensor]
 
@@ -66,7 +68,7 @@ _EQUATION_9 = Objective(
 )
 _WASSERSTEIN = Objective(real=torch.neg, fake=lambda score: score, generator=torch.neg)
 
-OBJECTIVES: Mapping[str, Objective] = {
+OBJECTIVES: Mapping[ObjectiveName, Objective] = {
     "minimax": _EQUATION_9,
     "non-saturating": _EQUATION_9._replace(generator=lambda score: functional.softplus(-score)),
     "wgan": _WASSERSTEIN,
@@ -84,7 +86,7 @@ class GAN(LightningModule):
     """Generative adversarial network with any prior.
 
     Data are in [0, 1]. Losses are averages over the batch. Labels in a batch are not looked at: a prior that has labels
-    is used with all of them unknown.
+    is used with all of them unknown (:class:`tn_gan.ConditionalGAN` learns them).
 
     A batch is one step of the discriminator and, every ``discriminator_steps`` batches, one of the generator together
     with the prior. Optimisation is manual, and Lightning counts ``global_step`` (and ``max_steps``) once an optimiser
@@ -124,7 +126,7 @@ class GAN(LightningModule):
         self,
         network: Annotated[nn.Module, Component("networks", "GANConv")],
         prior: Annotated[LazyDistribution, Component("priors", "TRIP")],
-        objective: Literal["non-saturating", "minimax", "wgan", "wgan-gp", "sn-gan"] = "non-saturating",
+        objective: ObjectiveName = "non-saturating",
         estimator: Estimator = "pathwise",
         clip: float = 0.01,
         penalty: float = 10.0,
@@ -188,13 +190,23 @@ class GAN(LightningModule):
 
     # the two players: G(z) and D(x)
 
-    def latents(self, count: int) -> Tensor:
-        """Draws z from the prior, (count, features), with gradients to its parameters where the estimator has them."""
-        return self._draw(self.prior(), count)
+    def latents(self, count: int, y: Any = None) -> Tensor:
+        """Draws z from the prior, (count, features), with gradients to its parameters where the estimator has them.
+
+        Arguments:
+            count: how many.
+            y: what the prior is given, for all or for each; None: nothing.
+        """
+        return self._draw(self._given(y), count)
+
+    def _given(self, y: Any) -> Distribution:
+        p: Distribution = self.prior() if y is None else self.prior(y)
+        return p
 
     def _draw(self, p: Distribution, count: int) -> Tensor:
+        shape = torch.Size() if p.batch_shape else torch.Size([count])
         pathwise = self.estimator == "pathwise" and p.has_rsample
-        z: Tensor = p.rsample((count,)) if pathwise else p.sample((count,))
+        z: Tensor = p.rsample(shape) if pathwise else p.sample(shape)
         return z
 
     def generate(self, z: Tensor) -> Tensor:
@@ -202,44 +214,55 @@ class GAN(LightningModule):
         x: Tensor = torch.sigmoid(self.network.decoder(z))
         return x
 
-    def discriminate(self, x: Tensor) -> Tensor:
+    def discriminate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The discriminator's score of each item, (batch,): of a GAN the logit of D(x), the probability that x is real.
+
+        Arguments:
+            x: (batch, *shape).
+            y: labels (batch, labels), for models that look at them.
 
         Raises:
             UserError: if the discriminator does not give one number an item.
         """
-        score: Tensor = self.network.encoder(x)
-        if score.shape != (len(x), 1):
+        return self._scores(x, 1).squeeze(1)
+
+    def _scores(self, x: Tensor, outputs: int) -> Tensor:
+        found: Tensor = self.network.encoder(x)
+        if found.shape != (len(x), outputs):
             raise UserError(
-                f"the discriminator must give one number an item, shape ({len(x)}, 1), got {tuple(score.shape)}: "
-                f"build {type(self.network).__name__} with outputs=1, or take GANConv"
+                f"the discriminator must give {outputs} numbers an item, got the shape {tuple(found.shape)}: build "
+                f"{type(self.network).__name__} with outputs={outputs}, or take GANConv"
             )
-        return score.squeeze(1)
+        return found
 
     # what they play for
 
-    def discriminator_loss(self, x: Tensor) -> Tensor:
+    def costs(self, part: Part, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """What each item costs, (batch,): data ("real") and samples ("fake") the discriminator, or the generator."""
+        costs: Costs = getattr(OBJECTIVES[self.objective], part)
+        return costs(self.discriminate(x, y))
+
+    def discriminator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """What the discriminator minimises, a scalar, with as many latents as there are data."""
         with torch.no_grad():
-            fake = self.generate(self.latents(len(x)))
-        costs = OBJECTIVES[self.objective]
-        loss = costs.real(self.discriminate(x)).mean() + costs.fake(self.discriminate(fake)).mean()
+            fake = self.generate(self.latents(len(x), y))
+        loss = self.costs("real", x, y).mean() + self.costs("fake", fake, y).mean()
         if self.objective == "wgan-gp":
-            loss = loss + self.penalty * self.gradient_penalty(x, fake)
+            loss = loss + self.penalty * self.gradient_penalty(x, fake, y)
         return loss
 
-    def gradient_penalty(self, x: Tensor, fake: Tensor) -> Tensor:
+    def gradient_penalty(self, x: Tensor, fake: Tensor, y: Tensor | None = None) -> Tensor:
         """E (|grad D| - 1)^2, a scalar, at random points between data and samples (Gulrajani et al., equation 3)."""
         share = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device, dtype=x.dtype)
         between = torch.lerp(x, fake, share).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.discriminate(between).sum(), between, create_graph=True)
+        (gradient,) = torch.autograd.grad(self.discriminate(between, y).sum(), between, create_graph=True)
         return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
-    def generator_loss(self, count: int) -> Tensor:
+    def generator_loss(self, count: int, y: Tensor | None = None) -> Tensor:
         """What the generator and the prior minimise, a scalar, from so many latents."""
-        p = self.prior()
+        p = self._given(y)
         z = self._draw(p, count)
-        cost = OBJECTIVES[self.objective].generator(self.discriminate(self.generate(z)))
+        cost = self.costs("generator", self.generate(z), y)
         loss = cost.mean()
         if self.estimator == "score-function" and self._learned():
             surrogate = (p.log_prob(z) * (cost - loss).detach()).mean()
@@ -250,10 +273,11 @@ class GAN(LightningModule):
 
     def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One step of the discriminator and, in its turn, of the generator, on a batch ``x`` or ``(x, y)``."""
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x, y = (batch, None) if isinstance(batch, Tensor) else batch
+        y = y if self.has_labels else None
         players: Any = self.optimizers()
         generator, discriminator = players
-        self._step(discriminator, "discriminator_loss", lambda: self.discriminator_loss(x))
+        self._step(discriminator, "discriminator_loss", lambda: self.discriminator_loss(x, y))
         if self.objective == "wgan":
             with torch.no_grad():
                 for parameter in self.network.encoder.parameters():
@@ -261,7 +285,7 @@ class GAN(LightningModule):
         # a round is so many steps of the discriminator, then one of the generator
         rounds, done = divmod(self.global_step, self.discriminator_steps + 1)
         if done == self.discriminator_steps:
-            self._step(generator, "generator_loss", lambda: self.generator_loss(len(x)))
+            self._step(generator, "generator_loss", lambda: self.generator_loss(len(x), y))
             if self.averaging:
                 self._update_average(rounds)
 
