@@ -136,6 +136,23 @@ def test_paths_and_scores_agree_row_by_row(boundary):
     assert path.var(0).sum() < score.var(0).sum()  # what paths are for
 
 
+@both
+def test_samples_by_the_piece_have_the_same_derivatives(boundary, monkeypatch):
+    """With labels before, among and after the latents, evidence that differs by row, and several samples a row."""
+    prior = make(boundary, 4, [2, 3, 2])
+    y = torch.tensor([[0, -1, -1], [1, 2, 0], [-1, -1, 1]])
+    torch.manual_seed(1)
+    z = prior(y).rsample((5,))
+    slopes = torch.randn_like(z)
+    parameters = list(prior.parameters())
+    whole = torch.autograd.grad(z, parameters, slopes)
+    monkeypatch.setattr("tn_priors.pathwise._AT_ONCE", 100)
+    torch.manual_seed(1)
+    pieces = torch.autograd.grad(prior(y).rsample((5,)), parameters, slopes)
+    for one, other in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
 def test_estimators_that_disagree_are_told_apart():
     """The comparison rejects a path that is 10 % too long."""
 
