@@ -35,6 +35,10 @@ def test_evaluate_measures_what_the_model_offers(run, host, capsys):
         "imputation_log_score",
         "iwae_10",
         "kid_classifier",
+        "mode_divergence",
+        "modes",
+        "precision_classifier",
+        "recall_classifier",
     }
     # images of the training set in the class asked for, seen by a classifier that was trained on them
     assert found["condition_accuracy"]["value"] > 97
