@@ -279,7 +279,7 @@ class _TrainSteps:
 
 
 def _peak(product: Tensor) -> Tensor:
-    """The largest entry of each matrix, (samples, 1, 1)."""
+    """The largest entry of each matrix, (matrices, 1, 1)."""
     return product.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(product.dtype).tiny)
 
 
@@ -318,4 +318,4 @@ def implicit_draw(start: Tensor, weights: Tensor, means: Tensor, deviations: Ten
 
 def _scaled(matrix: Tensor) -> Tensor:
     """Divided by its largest entry, a constant to autograd."""
-    return matrix / matrix.detach().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+    return matrix / _peak(matrix.detach())
