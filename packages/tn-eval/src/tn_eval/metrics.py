@@ -125,9 +125,9 @@ def fid(
     """FID and KID, precision and recall: samples and test images as a fixed network sees them.
 
     The distances say how far the samples are, precision the share of samples that lie where test images are, recall the
-    share of test images that lie where samples are. The network is part of the numbers' names. FID depends on the
-    number of samples, see :mod:`tn_eval.distances`; all depend on the very network, so compare those of "classifier"
-    only where they rest on one cache.
+    share of test images that lie where samples are; these two of equally many of both. The network is part of the
+    numbers' names. FID depends on the number of samples, see :mod:`tn_eval.distances`; all depend on the very network,
+    so compare those of "classifier" only where they rest on one cache.
 
     Arguments:
         model: draws images without conditions.
@@ -147,11 +147,15 @@ def fid(
     parts = torch.empty(samples, 0).split(batch_size)
     found = torch.cat([_seen(extractor, model.sample(len(part)), data) for part in parts])
     reference = held_out_features(extractor, data)
+    # precision and recall are those of equally many samples and images
+    equally = min(len(found), len(reference))
+    some = reference[torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))[:equally]]
+    drawn = found[:equally]
     return {
         f"fid_{features}": Value(*frechet_distance(found, reference), "squared distance", "lower", samples),
         f"kid_{features}": Value(*kernel_distance(found, reference), "squared kernel distance", "lower", samples),
-        f"precision_{features}": Value.of(100 * covered(found, reference).double(), "%", "higher"),
-        f"recall_{features}": Value.of(100 * covered(reference, found).double(), "%", "higher"),
+        f"precision_{features}": Value.of(100 * covered(drawn, some).double(), "%", "higher"),
+        f"recall_{features}": Value.of(100 * covered(some, drawn).double(), "%", "higher"),
     }
 
 
