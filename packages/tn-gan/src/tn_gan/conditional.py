@@ -155,23 +155,6 @@ class ConditionalGAN(GAN):
         loss = super().generator_loss(count, y)
         return loss if y is None else loss - self.prior.log_prob_labels(y).mean()
 
-    # use
-
-    @torch.no_grad()
-    def sample(self, count: int, y: Any = None) -> Tensor:
-        """Draws (count, *shape) in [0, 1] from the prior given what is known of the labels.
-
-        Arguments:
-            count: how many.
-            y: None; or what the prior takes, for one item (labels,) or for each (count, labels), -1 unknown.
-
-        Raises:
-            ValueError: if the count is below 1, or labels do not fit.
-        """
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
-        return self.generate(self.latents(count, y))
-
 
 def _of_known(values: Sequence[Tensor], y: Tensor) -> Tensor:
     """For each item the sum of the values of its known labels, (batch,)."""

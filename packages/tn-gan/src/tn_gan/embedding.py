@@ -103,7 +103,8 @@ class EmbeddedLabels(Distribution):
         total: Any = 0
         for logits, vectors in zip(self.logits, self.vectors, strict=True):
             total = total + vectors[Categorical(logits=logits.expand(*self.batch_shape, -1)).sample(Size(sample_shape))]
-        return torch.cat([torch.randn(*shape, self.noise).to(total), total], -1)
+        noise = torch.randn(*shape, self.noise, dtype=total.dtype, device=total.device)
+        return torch.cat([noise, total], -1)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

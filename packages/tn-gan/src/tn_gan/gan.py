@@ -375,18 +375,19 @@ class GAN(LightningModule):
     # use
 
     @torch.no_grad()
-    def sample(self, count: int, y: Tensor | None = None) -> Tensor:
-        """Draws (count, *shape) in [0, 1].
+    def sample(self, count: int, y: Any = None) -> Tensor:
+        """Draws (count, *shape) in [0, 1] from the prior given what is known of the labels.
 
         Arguments:
             count: how many.
-            y: must be None; this model does not learn from labels.
+            y: None; or, of a model that learns from labels, what the prior takes, for one item (labels,) or for each
+                (count, labels), -1 unknown.
 
         Raises:
-            ValueError: if the count is below 1, or labels are given.
+            ValueError: if the count is below 1, or labels are given that do not fit, or to a model without labels.
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
-        if y is not None:
+        if y is not None and not self.has_labels:
             raise ValueError("GAN does not learn from labels, so it cannot draw samples with given labels: leave y out")
-        return self.generate(self.latents(count))
+        return self.generate(self.latents(count, y))

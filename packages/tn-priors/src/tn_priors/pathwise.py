@@ -10,7 +10,8 @@ it, w_k, and with it the derivatives with respect to the products, L_k:
 
     w_k = -(dloss/dz_k + <L_{k+1}, dP_{k+1}/dz_k>) / f_k,    L_k = L_{k+1} A_k' + w_k dF_k/dP_k,    P_{k+1} = P_k A_k.
 
-All else, and the derivatives with respect to means, deviations, cores and evidence, is computed for all k at once.
+The derivatives with respect to cores and evidence are added up on that way; F_k and f_k, and the derivatives with
+respect to means and deviations, are computed for all k at once.
 
 References:
     Figurnov et al., Implicit Reparameterization Gradients, 2018, https://arxiv.org/abs/1805.08498
