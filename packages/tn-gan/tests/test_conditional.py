@@ -88,7 +88,7 @@ def test_labels_are_learned_from_what_is_known_of_them() -> None:
 
 
 @pytest.mark.parametrize("conditioning", ["projection", "classifier"])
-@pytest.mark.parametrize("estimator", ["pathwise", "score-function"])
+@pytest.mark.parametrize("estimator", ["pathwise", "score-function", "hybrid"])
 def test_gradients_reach_every_parameter(conditioning: Any, estimator: Any) -> None:
     model = gan(conditioning=conditioning, estimator=estimator).double()
     y = torch.cat([Y] * 8)

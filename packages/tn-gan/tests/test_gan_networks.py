@@ -66,6 +66,11 @@ def test_sizes_of_the_published_networks() -> None:
     assert network.decoder[0].out_features == 128 * 4 * 4
 
 
+def test_what_a_dense_discriminator_sees() -> None:
+    seen = GANMLP((2,), 3, scale=8.0).encoder[:2](torch.tensor([[0.0, 1.0], [0.5, 0.625]]))
+    torch.testing.assert_close(seen, torch.tensor([[-4.0, 4.0], [0.0, 1.0]]))
+
+
 def test_outputs_and_channels() -> None:
     network = GANConv((3, 16, 16), features=2, outputs=7, channels=(8, 8, 16))
     assert network.encoder(torch.rand(2, 3, 16, 16)).shape == (2, 7)
@@ -94,6 +99,7 @@ def test_errors(arguments: dict[str, Any], message: str) -> None:
     [
         (GANMLP, {"hidden": ()}, "hidden must name"),
         (GANMLP, {"features": 0}, "features must be at least 1"),
+        (GANMLP, {"scale": 0.0}, "scale must be positive"),
         (GANResNet, {"shape": (1, 7, 8)}, "even and above 4"),
         (GANResNet, {"shape": (8, 8)}, "shape must be"),
         (GANResNet, {"width": 0}, "width must be at least 1"),

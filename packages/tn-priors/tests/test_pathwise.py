@@ -110,7 +110,7 @@ def test_evidence_has_gradients(boundary):
 
 
 @both
-def test_paths_and_scores_agree_row_by_row(boundary):
+def test_paths_and_scores_and_both_agree_row_by_row(boundary):
     """On eight labelled latents, given labels that differ by row; five standard errors, 40 batches."""
     torch.manual_seed(0)
     prior = shake(TRIP(8, 3, 4, [3], boundary))
@@ -123,17 +123,27 @@ def test_paths_and_scores_agree_row_by_row(boundary):
 
     baseline = smooth(pilot).mean()
     directions = [torch.randn_like(parameter) for parameter in prior.parameters()]
-    gradients = {"path": [], "score": []}
+
+    def surrogate(name):
+        if name == "path":
+            return smooth(p.rsample((400,)))
+        if name == "both":
+            z, log_p = p.rsample_with_score((400,))
+            return smooth(z) + (smooth(z) - baseline).detach() * log_p
+        z = p.sample((400,))
+        return (smooth(z) - baseline) * p.log_prob(z)
+
+    gradients = {"path": [], "score": [], "both": []}
     for _ in range(40):
         for name in gradients:
-            z = p.rsample((400,)) if name == "path" else p.sample((400,))
-            loss = smooth(z) if name == "path" else (smooth(z) - baseline) * p.log_prob(z)
+            loss = surrogate(name)
             slopes = torch.autograd.grad(loss.mean(), list(prior.parameters()), retain_graph=True)
             gradients[name].append(torch.stack([(s * d).sum() for s, d in zip(slopes, directions, strict=True)]))
-    path, score = torch.stack(gradients["path"]), torch.stack(gradients["score"])
-    error = ((path.var(0) + score.var(0)) / 40).sqrt()
-    assert ((path.mean(0) - score.mean(0)).abs() < 5 * error).all()
-    assert path.var(0).sum() < score.var(0).sum()  # what paths are for
+    path, score, both = (torch.stack(drawn) for drawn in gradients.values())
+    for other in (score, both):
+        error = ((path.var(0) + other.var(0)) / 40).sqrt()
+        assert ((path.mean(0) - other.mean(0)).abs() < 5 * error).all()
+        assert path.var(0).sum() < other.var(0).sum()  # what paths are for, where Gaussians overlap
 
 
 @both
@@ -170,11 +180,41 @@ def test_estimators_that_disagree_are_told_apart():
 @both
 def test_values_are_the_samples(boundary):
     prior = make(boundary, 4, [2])
-    p = prior(torch.tensor([[0], [-1]]))
+    check_values_are_the_samples(prior(torch.tensor([[0], [-1]])))
+    check_values_are_the_samples(prior().expand((3,)))
+
+
+def test_values_of_a_mixture_are_the_samples():
+    check_values_are_the_samples(GaussianMixture(4, 3).double()())
+
+
+def check_values_are_the_samples(p):
     torch.manual_seed(3)
     drawn = p.sample((5,))
     torch.manual_seed(3)
     assert torch.equal(p.rsample((5,)), drawn)
+    torch.manual_seed(3)
+    z, log_p = p.rsample_with_score((5,))
+    assert torch.equal(z, drawn)
+    torch.testing.assert_close(log_p, p.log_prob(drawn))
+
+
+def test_a_mixtures_paths_and_scores_agree():
+    """Directions of every parameter; five standard errors, 40 batches."""
+    torch.manual_seed(0)
+    mixture = GaussianMixture(3, 4, mean_scale=1.0).double()
+    p, gradients = mixture(), {"path": [], "both": []}
+    for _ in range(40):
+        z, log_p = p.rsample_with_score((2000,))
+        value = torch.sin(z).sum(-1)
+        losses = {"path": torch.sin(p.rsample((2000,))).sum(-1), "both": value + value.detach() * log_p}
+        for name, loss in losses.items():
+            slopes = torch.autograd.grad(loss.mean(), list(mixture.parameters()), retain_graph=True)
+            gradients[name].append(torch.cat([slope.flatten() for slope in slopes]))
+    path, both = (torch.stack(drawn) for drawn in gradients.values())
+    error = ((path.var(0) + both.var(0)) / 40).sqrt()
+    assert ((path.mean(0) - both.mean(0)).abs() < 5 * error + 1e-12).all()
+    assert (path.mean(0).abs() > 5 * error).any()
 
 
 def test_a_mixture_is_a_ring_that_copies_its_state():

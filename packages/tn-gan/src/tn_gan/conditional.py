@@ -47,7 +47,7 @@ class ConditionalGAN(GAN):
         conditioning: how the discriminator looks at labels: "projection" or "classifier".
         label_weight: of log p(y | x), by the classifier, for both players.
         objective: as of :class:`GAN`.
-        estimator: of the gradient of the prior's parameters: "pathwise" or "score-function", equation 10.
+        estimator: of the gradient of the prior's parameters: "pathwise", "score-function" or "hybrid".
         clip: "wgan" keeps the discriminator's parameters within minus and plus this.
         penalty: the weight of the gradient penalty of "wgan-gp".
         discriminator_steps: steps of the discriminator to one of the generator (the paper: 4).
@@ -57,7 +57,7 @@ class ConditionalGAN(GAN):
         momentum: Adam's first decay rate (0.5 as for DCGAN; the second is 0.999).
         averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
             they were, of this decay rate a step.
-        gradient_batches: if above 0, so many gradients of the prior are drawn by either estimator at the end of every
+        gradient_batches: if above 0, so many gradients of the prior are drawn by each estimator at the end of every
             epoch, and their variances logged.
 
     Raises:

@@ -4,13 +4,14 @@ r"""Generative adversarial networks with any prior, which may be learned with th
 
 which is TRIP equation 9, and its descendants: what the two players minimise is one of ``OBJECTIVES``.
 
-The prior's parameters psi are learned by one of two estimators of the generator's gradient. The paper's is the score
+The prior's parameters psi are learned by one of three estimators of the generator's gradient. The paper's is the score
 function (REINFORCE, equation 10), from the discriminator's value alone:
 
     1/l sum_i  grad log p_psi(z_i) (d_i - 1/l sum_j d_j)
 
-The other is pathwise: samples of the prior are differentiable in psi, so the gradient that reaches z through the
-generator goes on to psi.
+Another is pathwise: samples of the prior are differentiable in psi, so the gradient that reaches z through the
+generator goes on to psi. The third takes of both what is less noisy where a prior's Gaussians lie apart: paths to their
+means and deviations, the score of how often each is chosen.
 
 References:
     Goodfellow et al., Generative Adversarial Nets, 2014, https://arxiv.org/abs/1406.2661
@@ -40,7 +41,7 @@ from tn_core.errors import UserError
 __all__ = ["GAN", "OBJECTIVES", "Costs", "Estimator", "Objective", "ObjectiveName", "Part"]
 
 ObjectiveName = Literal["non-saturating", "minimax", "wgan", "wgan-gp", "sn-gan"]
-Estimator = Literal["pathwise", "score-function"]
+Estimator = Literal["pathwise", "score-function", "hybrid"]
 Part = Literal["real", "fake", "generator"]
 
 Costs = Callable[[Tensor], Tensor]
@@ -103,7 +104,9 @@ class GAN(LightningModule):
         objective: what the players minimise. "non-saturating": -E log D(G(z)) for the generator; "minimax": equation 9
             itself; "wgan": scores of a critic whose weights are clipped; "wgan-gp": of one with a gradient penalty;
             "sn-gan": hinge losses, and every layer of the discriminator divided by its largest singular value.
-        estimator: of the gradient of the prior's parameters: "pathwise" or "score-function", equation 10.
+        estimator: of the gradient of the prior's parameters: "pathwise"; "score-function", equation 10; or "hybrid":
+            of a mixture of Gaussians pathwise to means and deviations and by the score function to the rest, of other
+            priors pathwise.
         clip: "wgan" keeps the discriminator's parameters within minus and plus this.
         penalty: the weight of the gradient penalty of "wgan-gp".
         discriminator_steps: steps of the discriminator to one of the generator (the paper: 4).
@@ -113,7 +116,7 @@ class GAN(LightningModule):
         momentum: Adam's first decay rate (0.5 as for DCGAN; the second is 0.999).
         averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
             they were, of this decay rate a step.
-        gradient_batches: if above 0, so many gradients of the prior are drawn by either estimator at the end of every
+        gradient_batches: if above 0, so many gradients of the prior are drawn by each estimator at the end of every
             epoch, and their variances logged.
 
     Raises:
@@ -142,7 +145,7 @@ class GAN(LightningModule):
         if objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
         if estimator not in get_args(Estimator):
-            raise ValueError(f"estimator must be {' or '.join(map(repr, get_args(Estimator)))}, got {estimator!r}")
+            raise ValueError(f"estimator must be one of {', '.join(get_args(Estimator))}; got {estimator!r}")
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps must be at least 1, got {discriminator_steps}")
         if discriminator_learning_rate is None:
@@ -190,24 +193,33 @@ class GAN(LightningModule):
 
     # the two players: G(z) and D(x)
 
+    @torch.no_grad()
     def latents(self, count: int, y: Any = None) -> Tensor:
-        """Draws z from the prior, (count, features), with gradients to its parameters where the estimator has them.
+        """Draws z from the prior, (count, features).
 
         Arguments:
             count: how many.
             y: what the prior is given, for all or for each; None: nothing.
         """
-        return self._draw(self._given(y), count)
+        p = self._given(y)
+        z: Tensor = p.sample(_shape(p, count))
+        return z
 
     def _given(self, y: Any) -> Distribution:
         p: Distribution = self.prior() if y is None else self.prior(y)
         return p
 
-    def _draw(self, p: Distribution, count: int) -> Tensor:
-        shape = torch.Size() if p.batch_shape else torch.Size([count])
-        pathwise = self.estimator == "pathwise" and p.has_rsample
-        z: Tensor = p.rsample(shape) if pathwise else p.sample(shape)
-        return z
+    def _paths(self, count: int, y: Any) -> tuple[Tensor, Tensor | None]:
+        """Draws z, (count, features), with the paths that the estimator has, and log densities (count,) to score."""
+        p: Any = self._given(y)
+        shape = _shape(p, count)
+        if self.estimator == "score-function":
+            z = p.sample(shape)
+            return z, p.log_prob(z) if self._learned() else None
+        if self.estimator == "hybrid" and hasattr(p, "rsample_with_score"):
+            drawn: tuple[Tensor, Tensor] = p.rsample_with_score(shape)
+            return drawn
+        return p.rsample(shape) if p.has_rsample else p.sample(shape), None
 
     def generate(self, z: Tensor) -> Tensor:
         """G(z): data in [0, 1], (batch, *shape), from latents (batch, features)."""
@@ -260,12 +272,11 @@ class GAN(LightningModule):
 
     def generator_loss(self, count: int, y: Tensor | None = None) -> Tensor:
         """What the generator and the prior minimise, a scalar, from so many latents."""
-        p = self._given(y)
-        z = self._draw(p, count)
+        z, log_p = self._paths(count, y)
         cost = self.costs("generator", self.generate(z), y)
         loss = cost.mean()
-        if self.estimator == "score-function" and self._learned():
-            surrogate = (p.log_prob(z) * (cost - loss).detach()).mean()
+        if log_p is not None:
+            surrogate = (log_p * (cost - loss).detach()).mean()
             loss = loss + surrogate - surrogate.detach()  # equation 10, and the value of the cost
         return loss
 
@@ -314,7 +325,7 @@ class GAN(LightningModule):
             self._drawing().load_state_dict(self.average.state_dict())
 
     def gradient_variances(self, batches: int, count: int = 128) -> dict[Estimator, float]:
-        """How noisy either estimator is: the variance of the prior's gradient, summed over its parameters.
+        """How noisy each estimator is: the variance of the prior's gradient, summed over its parameters.
 
         Measured in evaluation mode, so that nothing is changed by it.
 
@@ -342,7 +353,7 @@ class GAN(LightningModule):
         return found
 
     def on_train_epoch_end(self) -> None:
-        """Logs both estimators' variances, if asked to."""
+        """Logs all estimators' variances, if asked to."""
         if self.gradient_batches:
             with torch.enable_grad():
                 found = self.gradient_variances(self.gradient_batches)
@@ -351,9 +362,11 @@ class GAN(LightningModule):
     def _learned(self) -> list[nn.Parameter]:
         """The prior's parameters that the estimator has gradients of."""
         learnable = [p for p in self.prior.parameters() if p.requires_grad]
-        if learnable and self.estimator == "pathwise" and not self.prior().has_rsample:
+        if not learnable:
             return []
-        return learnable
+        p = self.prior()
+        can = type(p).log_prob is not Distribution.log_prob if self.estimator == "score-function" else p.has_rsample
+        return learnable if can else []
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator, with a learning rate of its own for the prior, and Adam for the discriminator."""
@@ -362,8 +375,8 @@ class GAN(LightningModule):
             generator.append({"params": learned, "lr": self.prior_learning_rate})
         elif any(p.requires_grad for p in self.prior.parameters()):
             warnings.warn(
-                f"the prior {type(self.prior).__name__} is not learned: its samples carry no gradients (no rsample); "
-                "the estimator score-function needs its density alone",
+                f"the prior {type(self.prior).__name__} is not learned: the estimator score-function needs its density "
+                f"(log_prob), the others gradients of its samples (rsample); got {self.estimator}",
                 stacklevel=2,
             )
         betas = (self.momentum, 0.999)
@@ -391,3 +404,8 @@ class GAN(LightningModule):
         if y is not None and not self.has_labels:
             raise ValueError("GAN does not learn from labels, so it cannot draw samples with given labels: leave y out")
         return self.generate(self.latents(count, y))
+
+
+def _shape(p: Distribution, count: int) -> torch.Size:
+    """What to ask a distribution for, which may be one for each of them."""
+    return torch.Size() if p.batch_shape else torch.Size([count])

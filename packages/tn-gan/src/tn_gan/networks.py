@@ -36,25 +36,46 @@ class GANMLP(nn.Module):
         features: the number of latents.
         outputs: of the encoder; a discriminator has one.
         hidden: widths of the discriminator's layers; the generator has them in reverse.
+        scale: the discriminator sees data between minus and plus half of this. How fine a structure it finds depends on
+            it: points in the plane want 8.
 
     Raises:
         ValueError: if a number is out of its range.
     """
 
     def __init__(
-        self, shape: Sequence[int], features: int, outputs: int = 1, hidden: Sequence[int] = (128, 128, 128)
+        self,
+        shape: Sequence[int],
+        features: int,
+        outputs: int = 1,
+        hidden: Sequence[int] = (128, 128, 128),
+        scale: float = 2.0,
     ) -> None:
         super().__init__()
         _check_sizes(features, outputs)
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, got {scale}")
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden must name at least one positive width, got {list(hidden)}")
         size = math.prod(shape)
         self.encoder = nn.Sequential(
-            nn.Flatten(), *_dense([size, *hidden], nn.LeakyReLU(0.2)), nn.Linear(hidden[-1], outputs)
+            nn.Flatten(), Centred(scale), *_dense([size, *hidden], nn.LeakyReLU(0.2)), nn.Linear(hidden[-1], outputs)
         )
         self.decoder = nn.Sequential(
             *_dense([features, *reversed(hidden)], nn.ReLU()), nn.Linear(hidden[0], size), nn.Unflatten(1, tuple(shape))
         )
+
+
+class Centred(nn.Module):
+    """Data in [0, 1], moved and stretched to lie between minus and plus half of the scale."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
+        return self.scale * (x - 0.5)
 
 
 def _dense(widths: Sequence[int], rectifier: nn.Module) -> list[nn.Module]:

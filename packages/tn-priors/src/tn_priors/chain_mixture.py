@@ -146,6 +146,10 @@ class ChainMixture(Distribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws exact samples (\*sample_shape, \*batch, d)."""
+        return self._draw(sample_shape)
+
+    def _draw(self, sample_shape: Sequence[int]) -> Tensor:
+        """Samples with gradients to means and deviations: those of the component that each was drawn from."""
         evidence = self._spread_evidence()
         # without evidence the batch is just more samples
         axes = Size(sample_shape) if evidence else Size(sample_shape) + self.batch_shape
@@ -165,6 +169,31 @@ class ChainMixture(Distribution):
         evidence = self._spread_evidence()
         with without_autocast(value):
             return pathwise(value, self.cores, self.boundary, self.positions, self.means, self.deviations, evidence)
+
+    def rsample_with_score(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        r"""Draws samples that keep their components, and the log density that the choice of components is scored by.
+
+        The expectation of a function f has the gradient of
+
+            f(z) + log_p (f(z) - b),    where the bracket is a constant to autograd,
+
+        with any b that does not depend on z: pathwise to means and deviations, by the score function to the rest. Where
+        the Gaussians lie apart that is much less noisy than :meth:`rsample`, whose paths lead from one to another
+        through where there is hardly any density.
+
+        Returns:
+            z (\*sample_shape, \*batch, d), with gradients to means and deviations, and log_p (\*sample_shape, \*batch),
+            in nats, with gradients to cores and evidence.
+
+        References:
+            Schulman et al., Gradient Estimation Using Stochastic Computation Graphs, 2015,
+            https://arxiv.org/abs/1506.05254
+        """
+        z = self._draw(sample_shape)
+        scored = self._replace(
+            means=self.means.detach(), deviations=self.deviations.detach(), batch_shape=self.batch_shape
+        )
+        return z, scored.log_prob(z.detach())
 
     def component_probabilities(self) -> Tensor:
         r"""Returns p(s_k | evidence), (\*batch, d, N)."""

@@ -217,6 +217,10 @@ class DiagonalMixture(MixtureSameFamily):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws samples (\*sample_shape, \*batch, d), one Gaussian a sample (torch's own draws from all of them)."""
+        return self._draw(sample_shape)
+
+    def _draw(self, sample_shape: Sequence[int]) -> Tensor:
+        """Samples with gradients to means and deviations: those of the Gaussian that each was drawn from."""
         _, means, deviations = self._parameters()
         components: Any = self.mixture_distribution
         chosen: Tensor = components.sample(torch.Size(sample_shape))
@@ -237,6 +241,19 @@ class DiagonalMixture(MixtureSameFamily):
             found.append(z)
             log_weights = log_weights + normal_log_density(z.unsqueeze(-1), means[..., k], deviations[..., k])
         return torch.stack(found, -1)
+
+    def rsample_with_score(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        r"""Draws samples that keep their Gaussians, and the log density that the choice of Gaussians is scored by.
+
+        As :meth:`tn_priors.ChainMixture.rsample_with_score`.
+
+        Returns:
+            z (\*sample_shape, \*batch, d), with gradients to means and deviations, and log p(z)
+            (\*sample_shape, \*batch), in nats, with gradients to the weights.
+        """
+        z = self._draw(sample_shape)
+        log_weights, means, deviations = self._parameters()
+        return z, (log_weights + log_densities(z.detach(), means.detach(), deviations.detach())).logsumexp(-1)
 
     def _joint(self, value: Tensor) -> Tensor:
         r"""log p(z, c), (\*batch, components)."""
