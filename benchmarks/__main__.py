@@ -1,4 +1,4 @@
-"""``python -m benchmarks chain``, ``closing``, ``plans`` and ``precision``; see docs/performance.md."""
+"""``python -m benchmarks chain``, ``closing``, ``gradients``, ``plans``, ``precision``; see docs/performance.md."""
 
 import json as json_module
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-TABLES = ("ranks", "growth", "long", "training")
+TABLES = ("ranks", "growth", "long", "training", "gan")
 
 
 def chain(
@@ -37,11 +37,11 @@ def chain(
         components: numbers of components of the table of growth.
         n: the number of variables of the first table.
         batch: the batch size.
-        tables: any of ranks, growth, long (10,000 variables trained in a process of their own), training.
+        tables: any of ranks, growth, long (10,000 variables trained in a process of their own), training, gan.
         seconds: how long each group of cases takes turns.
     """
     from benchmarks.chain import COMPONENTS, by_rank, growth
-    from benchmarks.training import loop_overhead, share_of_the_prior
+    from benchmarks.training import loop_overhead, share_in_a_gan, share_of_the_prior
 
     unknown = sorted(set(tables) - set(TABLES))
     if unknown:
@@ -66,6 +66,8 @@ def chain(
     if "training" in tables:
         report("training", share_of_the_prior(where))
         report("loop", [loop_overhead(where)])
+    if "gan" in tables:
+        report("gan", share_in_a_gan(where))
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -141,6 +143,31 @@ def precision(ranks: list[int] = [20, 50, 100], json: Path | None = None) -> Non
     write({"about": about(torch.device("cpu")), "precision": rows}, json)
 
 
+def gradients(
+    n: int = 64,
+    rank: int = 20,
+    batches: int = 200,
+    seeds: int = 3,
+    runs: list[Path] = [],  # noqa: B006
+    json: Path | None = None,
+) -> None:
+    """Measures how noisy the gradients of a GAN's prior are, by each estimator.
+
+    Args:
+        n: the number of latents, with a smooth function as the critic.
+        rank: the core size, with a smooth function as the critic.
+        batches: gradients to draw, each from 128 latents.
+        seeds: priors and functions to draw, at either start of a prior.
+        runs: folders of trained GANs, to measure with their own critics as well.
+        json: where to write the figures.
+    """
+    from benchmarks.gradients import of_a_run, of_a_smooth_function
+
+    rows = of_a_smooth_function(n, rank, batches, seeds) + [of_a_run(folder, batches) for folder in runs]
+    show(rows)
+    write({"about": about(torch.device("cpu")), "gradients": rows}, json)
+
+
 def plans(
     device: str = "cpu",
     json: Path | None = None,
@@ -168,4 +195,5 @@ def plans(
 
 
 if __name__ == "__main__":
-    auto_cli({"chain": chain, "closing": closing, "plans": plans, "precision": precision}, as_positional=False)
+    commands: Any = {"chain": chain, "closing": closing, "gradients": gradients, "plans": plans, "precision": precision}
+    auto_cli(commands, as_positional=False)

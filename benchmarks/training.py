@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as lightning
 import torch
@@ -13,6 +13,8 @@ from zuko.lazy import LazyDistribution
 
 from benchmarks.measure import interleaved
 from tn_core.training import DataOnDevice, Items, batches
+from tn_gan import GAN, TRIPGAN
+from tn_gan.gan import Estimator
 from tn_priors import TRIP, StandardNormal
 from tn_vae import VAE
 from tn_vae.networks import DCGAN
@@ -49,7 +51,10 @@ def share_of_the_prior(device: torch.device, rank: int = 20, seconds: float = 60
         f"ring, rank {rank}, {LABELS} labels": TRIP(LATENTS, 10, rank, labels=[2] * LABELS),
     }
     cases = {name: stepper(model(prior).to(device), x, y) for name, prior in priors.items()}
-    times = interleaved(cases, device, seconds)
+    return _shares(interleaved(cases, device, seconds))
+
+
+def _shares(times: dict[str, float]) -> list[dict[str, Any]]:
     return [
         {
             "prior": name,
@@ -59,6 +64,31 @@ def share_of_the_prior(device: torch.device, rank: int = 20, seconds: float = 60
         }
         for name, time in times.items()
     ]
+
+
+def share_in_a_gan(device: torch.device, rank: int = 20, seconds: float = 60.0) -> list[dict[str, Any]]:
+    """A step of either player of a WGAN-GP, with a standard normal prior and with a ring learned by each estimator."""
+    torch.manual_seed(0)
+    x = torch.rand(BATCH, *SHAPE, device=device)
+
+    def stepper(prior: LazyDistribution, estimator: Estimator = "pathwise") -> Callable[[], object]:
+        module = GAN(TRIPGAN(SHAPE, LATENTS), prior, "wgan-gp", estimator).to(device)
+        generator, critic = module.configure_optimizers()
+
+        def step() -> None:
+            critic.zero_grad()
+            module.discriminator_loss(x).backward()
+            critic.step()
+            generator.zero_grad()
+            module.generator_loss(BATCH).backward()
+            generator.step()
+
+        return step
+
+    cases = {"standard normal": stepper(StandardNormal(LATENTS))}
+    for estimator in get_args(Estimator):
+        cases[f"ring, rank {rank}, {estimator}"] = stepper(TRIP(LATENTS, 10, rank), estimator)
+    return _shares(interleaved(cases, device, seconds))
 
 
 def loop_overhead(device: torch.device, steps: int = 12, rounds: int = 3) -> dict[str, Any]:

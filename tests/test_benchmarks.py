@@ -107,10 +107,22 @@ def test_an_unknown_table_is_named() -> None:
         [sys.executable, "-m", "benchmarks", "chain", "--tables", "[rank]"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode != 0
-    assert "tables are ranks, growth, long, training; not rank" in done.stderr
+    assert "tables are ranks, growth, long, training, gan; not rank" in done.stderr
 
 
 def test_the_fewer_bits_the_larger_the_error() -> None:
     """float32's error is also that of the emulation without rounding: a few units in the last place of 100 nats."""
     found = {row["format"]: row["largest"] for row in errors(rank=3, n=6, rows=16)}
     assert found["float32"] < 1e-4 < found["TF32"] < found["bfloat16"] < 1
+
+
+def test_gradients_of_a_gan_are_measured_by_every_estimator(tmp_path: Path) -> None:
+    sizes = ["--n", "3", "--rank", "2", "--batches", "2", "--seeds", "1", "--json", str(tmp_path / "found.json")]
+    command = [sys.executable, "-m", "benchmarks", "gradients", *sizes]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())["gradients"]
+    assert [row["start"] for row in found] == ["random", "mixture"]
+    for row in found:
+        assert all(row[name] > 0 for name in ("pathwise", "score-function", "hybrid"))
+        assert row["times pathwise"] == row["score-function"] / row["pathwise"]

@@ -37,7 +37,7 @@ class GANMLP(nn.Module):
         outputs: of the encoder; a discriminator has one.
         hidden: widths of the discriminator's layers; the generator has them in reverse.
         scale: the discriminator sees data between minus and plus half of this. How fine a structure it finds depends on
-            it: points in the plane want 8.
+            it: a plane with narrow Gaussians wants 20.
 
     Raises:
         ValueError: if a number is out of its range.
