@@ -249,7 +249,7 @@ def test_variances_of_all_estimators() -> None:
     torch.manual_seed(2)
     found = model.gradient_variances(30, count=16)
     assert all(torch.equal(before[name], value) for name, value in state(model).items())
-    assert (model.training, model.estimator) == (training, "pathwise")
+    assert (model.training, model.estimator) == (training, "hybrid")
     torch.manual_seed(2)
     for model.estimator in ESTIMATORS:
         drawn = []

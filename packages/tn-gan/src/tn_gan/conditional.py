@@ -74,7 +74,7 @@ class ConditionalGAN(GAN):
         conditioning: Conditioning = "projection",
         label_weight: float = 1.0,
         objective: ObjectiveName = "non-saturating",
-        estimator: Estimator = "pathwise",
+        estimator: Estimator = "hybrid",
         clip: float = 0.01,
         penalty: float = 10.0,
         discriminator_steps: int = 1,

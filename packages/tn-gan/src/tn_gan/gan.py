@@ -130,7 +130,7 @@ class GAN(LightningModule):
         network: Annotated[nn.Module, Component("networks", "GANConv")],
         prior: Annotated[LazyDistribution, Component("priors", "TRIP")],
         objective: ObjectiveName = "non-saturating",
-        estimator: Estimator = "pathwise",
+        estimator: Estimator = "hybrid",
         clip: float = 0.01,
         penalty: float = 10.0,
         discriminator_steps: int = 1,
