@@ -17,7 +17,7 @@ from tn_core.errors import UserError
 from tn_core.plugins import PluginHost
 from tn_core.storage import build_model, describe, load_model, save_model
 from tn_core.training import History, Items, LastCheckpoint, SeedEpochs, batches
-from tn_gan import GAN, GANConv
+from tn_gan import GAN, ConditionalGAN, GANConv, LabelEmbedding
 from tn_priors import TRIP, GaussianMixture, StandardNormal
 
 SHAPE = (1, 8, 8)
@@ -261,6 +261,8 @@ def test_variances_of_all_estimators() -> None:
     assert found["score-function"] > found["pathwise"] > 0
     assert list(gan(MixtureWithoutGradients()).gradient_variances(2)) == ["score-function"]
     assert gan(trip(learnable=False)).gradient_variances(2) == {}
+    embedded = ConditionalGAN(GANConv(SHAPE, 4, outputs=4), LabelEmbedding(4, [3], 2), [3])  # which has no density
+    assert list(embedded.gradient_variances(2)) == ["pathwise", "hybrid"]
 
 
 def test_variances_are_logged_and_change_nothing() -> None:

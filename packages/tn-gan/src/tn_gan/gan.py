@@ -213,13 +213,15 @@ class GAN(LightningModule):
         """Draws z, (count, features), with the paths that the estimator has, and log densities (count,) to score."""
         p: Any = self._given(y)
         shape = _shape(p, count)
+        if not (self._learnable() and self._learns(p)):
+            return p.sample(shape), None
         if self.estimator == "score-function":
             z = p.sample(shape)
-            return z, p.log_prob(z) if self._learned() else None
+            return z, p.log_prob(z)
         if self.estimator == "hybrid" and hasattr(p, "rsample_with_score"):
             drawn: tuple[Tensor, Tensor] = p.rsample_with_score(shape)
             return drawn
-        return p.rsample(shape) if p.has_rsample else p.sample(shape), None
+        return p.rsample(shape), None
 
     def generate(self, z: Tensor) -> Tensor:
         """G(z): data in [0, 1], (batch, *shape), from latents (batch, features)."""
@@ -359,21 +361,26 @@ class GAN(LightningModule):
                 found = self.gradient_variances(self.gradient_batches)
             self.log_dict({f"gradient_variance_{name}": value for name, value in found.items()}, sync_dist=True)
 
+    def _learnable(self) -> list[nn.Parameter]:
+        return [p for p in self.prior.parameters() if p.requires_grad]
+
+    def _learns(self, p: Distribution) -> bool:
+        """Whether the estimator has gradients of what such a distribution is made of."""
+        if self.estimator == "score-function":
+            return type(p).log_prob is not Distribution.log_prob
+        return p.has_rsample
+
     def _learned(self) -> list[nn.Parameter]:
         """The prior's parameters that the estimator has gradients of."""
-        learnable = [p for p in self.prior.parameters() if p.requires_grad]
-        if not learnable:
-            return []
-        p = self.prior()
-        can = type(p).log_prob is not Distribution.log_prob if self.estimator == "score-function" else p.has_rsample
-        return learnable if can else []
+        learnable = self._learnable()
+        return learnable if learnable and self._learns(self.prior()) else []
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator, with a learning rate of its own for the prior, and Adam for the discriminator."""
         generator: list[dict[str, Any]] = [{"params": self.network.decoder.parameters(), "lr": self.learning_rate}]
         if learned := self._learned():
             generator.append({"params": learned, "lr": self.prior_learning_rate})
-        elif any(p.requires_grad for p in self.prior.parameters()):
+        elif self._learnable():
             warnings.warn(
                 f"the prior {type(self.prior).__name__} is not learned: the estimator score-function needs its density "
                 f"(log_prob), the others gradients of its samples (rsample); got {self.estimator}",
