@@ -71,7 +71,7 @@ def share_in_a_gan(device: torch.device, rank: int = 20, seconds: float = 60.0) 
     torch.manual_seed(0)
     x = torch.rand(BATCH, *SHAPE, device=device)
 
-    def stepper(prior: LazyDistribution, estimator: Estimator = "pathwise") -> Callable[[], object]:
+    def both_players(prior: LazyDistribution, estimator: Estimator = "pathwise") -> Callable[[], object]:
         module = GAN(TRIPGAN(SHAPE, LATENTS), prior, "wgan-gp", estimator).to(device)
         generator, critic = module.configure_optimizers()
 
@@ -85,9 +85,9 @@ def share_in_a_gan(device: torch.device, rank: int = 20, seconds: float = 60.0) 
 
         return step
 
-    cases = {"standard normal": stepper(StandardNormal(LATENTS))}
+    cases = {"standard normal": both_players(StandardNormal(LATENTS))}
     for estimator in get_args(Estimator):
-        cases[f"ring, rank {rank}, {estimator}"] = stepper(TRIP(LATENTS, 10, rank), estimator)
+        cases[f"ring, rank {rank}, {estimator}"] = both_players(TRIP(LATENTS, 10, rank), estimator)
     return _shares(interleaved(cases, device, seconds))
 
 
