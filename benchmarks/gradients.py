@@ -1,7 +1,7 @@
 """How noisy the gradients of a GAN's prior are, by each estimator."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from tn_core.plugins import PluginHost
 from tn_core.storage import load_model
 from tn_gan import GAN
+from tn_gan.gan import Estimator
 from tn_priors import TRIP
 
 COMPONENTS = 10
@@ -48,4 +49,6 @@ def of_a_run(folder: Path, batches: int) -> dict[str, Any]:
 def variances(model: GAN, batches: int) -> dict[str, Any]:
     """The variances of gradients from 128 latents, each summed over the prior's parameters, and their ratios."""
     found = {str(name): value for name, value in model.gradient_variances(batches).items()}
+    if len(found) < len(get_args(Estimator)):
+        raise SystemExit(f"{type(model.prior).__name__} is learned by these estimators alone: {', '.join(found) or 'none'}")
     return found | {f"times {name}": found["score-function"] / found[name] for name in ("pathwise", "hybrid")}

@@ -407,8 +407,8 @@ def test_histogram_of_test_items_and_samples(run, drawn):
     assert (path, bins) == (folder / "histogram.png", 33)
     assert list(groups) == ["10,000 test items", "4,000 samples of Numbers"]
     truth, samples = groups.values()
-    assert torch.equal(truth, TwoGaussians().split("test").x[:, 0])
-    assert samples.shape == (4000,)
+    assert torch.equal(truth, TwoGaussians().split("test").x)
+    assert samples.shape == (4000, 1)
     assert abs(float(samples.mean()) - 3) < 5 * 0.5 / 4000**0.5
 
 
@@ -445,7 +445,7 @@ def test_histogram_of_test_items_and_samples(run, drawn):
         ("Autoencoder", lambda f: density(f, out=f), "must be a .png"),
         ("Adversary", lambda f: density(f, labels="digit=1"), "does not learn from labels"),
         ("Broken", lambda f: density(f), "the posterior means hold NaN"),
-        ("Autoencoder", lambda f: histogram(f), r"shape \(1,\); these have shape \(1, 8, 8\)"),
+        ("Autoencoder", lambda f: histogram(f), r"shape \(1,\) or \(2,\), .*; these have shape \(1, 8, 8\)"),
         ("Autoencoder", lambda f: histogram(f, bins=0), "bins must be at least 1"),
         ("Autoencoder", lambda f: histogram(f, count=0), "count must be at least 1"),
     ],
@@ -525,7 +525,7 @@ def test_points_lie_where_the_density_does(tmp_path):
 def test_histograms_share_their_bins_and_axes(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("tn_eval.pictures._save", lambda figure, path: figures.append(figure))
-    one, two = torch.rand(1000), 5 + torch.rand(3000)
+    one, two = torch.rand(1000, 1), 5 + torch.rand(3000, 1)
     save_histograms({"one $": one, "two": two}, tmp_path / "x.png", 60)
     left, right = figures[0].axes
     assert (left.get_title(), right.get_title()) == ("one $", "two")
@@ -537,9 +537,25 @@ def test_histograms_share_their_bins_and_axes(tmp_path, monkeypatch):
         assert np.allclose(heights * np.diff(edges) * len(numbers), np.histogram(numbers, edges)[0])
 
 
+def test_histograms_of_points_share_their_bins_and_axes(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("tn_eval.pictures._save", lambda figure, path: figures.append(figure))
+    one = torch.rand(1000, 2)
+    two = torch.rand(3000, 2) + torch.tensor([5.0, 1.0])
+    save_histograms({"one": one, "two": two}, tmp_path / "x.png", 60)
+    left, right = figures[0].axes
+    assert left.get_xlim() == right.get_xlim() == pytest.approx((float(one[:, 0].min()), float(two[:, 0].max())))
+    assert left.get_ylim() == right.get_ylim() == pytest.approx((float(one[:, 1].min()), float(two[:, 1].max())))
+    for panel, points in ((left, one), (right, two)):
+        x, y = panel.collections[0].get_coordinates()[0, :, 0], panel.collections[0].get_coordinates()[:, 0, 1]
+        heights = panel.collections[0].get_array().filled(0).reshape(60, 60).T
+        counts = heights * np.outer(np.diff(x), np.diff(y)) * len(points)
+        assert np.allclose(counts, np.histogram2d(*points.double().numpy().T, [x, y])[0])
+
+
 def test_pictures_are_written_whole_or_not_at_all(tmp_path):
     (tmp_path / "file").write_text("")
-    values = {"one": torch.rand(10), "the same number": torch.ones(10)}
+    values = {"one": torch.rand(10, 1), "the same number": torch.ones(10, 1)}
     save_histograms(values, tmp_path / "x.png", 5)
     assert pixels(tmp_path / "x.png").ndim == 3
     before = sorted(tmp_path.iterdir())
@@ -567,7 +583,7 @@ before = {name: matplotlib.rcParams[name] for name in names}
 from pathlib import Path
 from tn_eval.pictures import save_density, save_histograms
 save_density(torch.ones(2, 2), [0, 0], [1, 1], Path(sys.argv[1], "d.png"), title="", axes=("a", "b"))
-save_histograms({"one": torch.rand(10)}, Path(sys.argv[1], "h.png"), 5)
+save_histograms({"one": torch.rand(10, 1)}, Path(sys.argv[1], "h.png"), 5)
 print("matplotlib.pyplot" in sys.modules, all(matplotlib.rcParams[name] == before[name] for name in names))
 """
     assert alone(code, str(tmp_path)).split() == ["False", "True"]

@@ -93,9 +93,9 @@ def save_histograms(groups: Mapping[str, Tensor], path: Path, bins: int) -> None
     """Writes histograms side by side, with the same bins and the same axes.
 
     Arguments:
-        groups: titles, each with its numbers (items,).
+        groups: titles, each with its numbers (items, 1) or points (items, 2), a map of colours on a logarithmic scale.
         path: a .png file.
-        bins: how many, over the range of all the numbers together.
+        bins: how many a dimension, over the range of all the numbers together.
 
     Raises:
         UserError: if the file cannot be written.
@@ -104,15 +104,18 @@ def save_histograms(groups: Mapping[str, Tensor], path: Path, bins: int) -> None
     from matplotlib.figure import Figure
 
     values = {title: numbers.double().numpy() for title, numbers in groups.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
+    edges = [np.histogram_bin_edges(column, bins) for column in np.concatenate(list(values.values())).T]
     figure = Figure(figsize=(4.2 * len(values), 3.6), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(values), sharex=True, sharey=True, squeeze=False)[0]
     for panel, (title, numbers) in zip(panels, values.items(), strict=True):
-        heights, _ = np.histogram(numbers, edges, density=True)
-        panel.stairs(heights, edges, fill=True)
+        if len(edges) == 1:
+            heights, _ = np.histogram(numbers, edges[0], density=True)
+            panel.stairs(heights, edges[0], fill=True)
+        else:
+            panel.hist2d(*numbers.T, bins=edges, density=True, norm="log", cmap="viridis")
         panel.set_title(title, fontsize="medium", parse_math=False)
-        panel.set_xlabel("x")
-    panels[0].set_ylabel("density")
+        panel.set_xlabel("x" if len(edges) == 1 else "x_0")
+    panels[0].set_ylabel("density" if len(edges) == 1 else "x_1")
     _save(figure, path)
 
 

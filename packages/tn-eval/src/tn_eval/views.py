@@ -163,28 +163,28 @@ def histogram(
     seed: int = 0,
     out: str | None = None,
 ) -> None:
-    """Writes histograms of the test data and of a model's samples, side by side, for data of one number an item.
+    """Writes histograms of the test data and of a model's samples, side by side, for data of one or two numbers.
 
     Samples are what the model's ``sample`` gives: of a VAE the decoder's means, without the noise of its likelihood.
 
     Arguments:
         run: the folder of the trained model.
         count: the number of samples.
-        bins: of each histogram.
+        bins: of each histogram, a dimension.
         data_root: where data sets keep their files.
         seed: of the samples.
         out: the picture; not given: histogram.png in the run's folder.
 
     Raises:
-        UserError: if the data are no single numbers, or the model cannot sample.
+        UserError: if the data have more than two numbers an item, or the model cannot sample.
     """
     check_range(1, count=count, bins=bins)
     check_range(0, MOST_SEED, seed=seed)
     config = read_config(Path(run))
     path = picture_path(out, Path(run) / "histogram.png")
     shape = _shape(config)
-    if shape != (1,):
-        raise UserError(f"tn histogram is for data of one number an item, of shape (1,); these have shape {shape}")
+    if shape not in ((1,), (2,)):
+        raise UserError(f"tn histogram is for data of shape (1,) or (2,), numbers or points; these have shape {shape}")
     _check_matplotlib()
     import torch
 
@@ -194,12 +194,12 @@ def histogram(
     check_offers(model, "sample", config)
     torch.manual_seed(seed)
     with torch.no_grad():
-        drawn = draw(model, count, None).flatten()
+        drawn = draw(model, count, None)
     _check_finite({"the model's samples": drawn})
     from tn_eval.pictures import save_histograms
 
     groups = {
-        f"{len(test):,} test items": to_float(test.x).flatten(),
+        f"{len(test):,} test items": to_float(test.x),
         f"{len(drawn):,} samples of {config['model']['name']}": drawn,
     }
     save_histograms(groups, path, bins)
