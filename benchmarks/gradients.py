@@ -50,5 +50,6 @@ def variances(model: GAN, batches: int) -> dict[str, Any]:
     """The variances of gradients from 128 latents, each summed over the prior's parameters, and their ratios."""
     found = {str(name): value for name, value in model.gradient_variances(batches).items()}
     if len(found) < len(get_args(Estimator)):
-        raise SystemExit(f"{type(model.prior).__name__} is learned by these estimators alone: {', '.join(found) or 'none'}")
+        learners = ", ".join(found) or "none"
+        raise SystemExit(f"{type(model.prior).__name__} is learned by these estimators alone: {learners}")
     return found | {f"times {name}": found["score-function"] / found[name] for name in ("pathwise", "hybrid")}

@@ -77,13 +77,25 @@ def test_labels_that_are_not_recognised_cost_their_log_probability() -> None:
         torch.testing.assert_close(model.costs(part, x, Y).mean(), expected)
 
 
+def test_latents_that_do_not_tell_their_labels_cost_the_log_probability() -> None:
+    model, z = gan(label_weight=2.0).double(), torch.randn(4, 4, dtype=torch.float64)
+    every = torch.cartesian_prod(*(torch.arange(size) for size in SIZES))
+    log_joint = model.prior(every).log_prob(z[:, None]) + model.prior.log_prob_labels(every)
+    log_p = log_joint.log_softmax(1)  # Bayes, over all six pairs
+    fits = ((Y[:, None] == every) | (Y[:, None] < 0)).all(2)
+    told = torch.where(fits, log_p, -math.inf).logsumexp(1)
+    data = model.costs("generator", model.generate(z), Y)
+    torch.testing.assert_close(model.latent_costs(z, Y), data - 2 * 4 / 3 * told)  # three of four have a label
+    torch.testing.assert_close(model.latent_costs(z), model.costs("generator", model.generate(z)))
+
+
 def test_labels_are_learned_from_what_is_known_of_them() -> None:
     """The loss of the players does not depend on logits of the labels alone: what is left is -log p(y_ob)."""
     model = gan().double().eval()
     torch.manual_seed(3)
     loss = model.generator_loss(4, Y)
     torch.manual_seed(3)
-    cost = model.costs("generator", model.generate(model.latents(4, Y)), Y).mean()
+    cost = model.latent_costs(model.latents(4, Y), Y).mean()
     torch.testing.assert_close(loss, cost - model.prior.log_prob_labels(Y).mean())
 
 
@@ -130,7 +142,7 @@ def test_three_kinds_of_points_with_70_percent_of_the_labels_hidden(prior: str, 
     model.eval()
     asked = torch.arange(3).repeat_interleave(200).unsqueeze(1)
     nearest = torch.cdist(model.sample(600, asked), centres).argmin(1)
-    assert (nearest == asked[:, 0]).double().mean() > 0.9
+    assert (nearest == asked[:, 0]).double().mean() > 0.8  # by chance: a third
     # and how often there is which, from the labels that are known
     shares = model.prior.log_prob_labels(torch.arange(3).unsqueeze(1)).exp()
     assert (shares - torch.tensor([0.5, 0.3, 0.2])).abs().max() < 0.1

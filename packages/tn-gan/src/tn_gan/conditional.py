@@ -10,7 +10,8 @@ two ways, both with one more output for each value of each label:
     projection    its score is   f(x) + sum of g_{j, y_j}(x) over the known labels j
     classifier    the g_j are logits of p(y_j | x), learned from labelled data, by which samples are to be recognised
 
-The prior's own labels are learned from log p(y_ob).
+The prior's own labels are learned from log p(y_ob). A label reaches the data only as far as latents tell it, so a prior
+that has a density of latents and labels together pays for what they leave open: -log p(y_ob | z), exact.
 
 References:
     Odena et al., Conditional Image Synthesis with Auxiliary Classifier GANs, 2017, https://arxiv.org/abs/1610.09585
@@ -45,7 +46,8 @@ class ConditionalGAN(GAN):
             and with ``log_prob_labels``.
         labels: the number of values of each label.
         conditioning: how the discriminator looks at labels: "projection" or "classifier".
-        label_weight: of log p(y | x), by the classifier, for both players.
+        label_weight: of log p(y | z), by the prior, for the generator; and of log p(y | x), by the classifier, for both
+            players.
         objective: as of :class:`GAN`.
         estimator: of the gradient of the prior's parameters: "pathwise", "score-function" or "hybrid".
         clip: "wgan" keeps the discriminator's parameters within minus and plus this.
@@ -147,8 +149,19 @@ class ConditionalGAN(GAN):
         score, log_p = self._judge(x, y)
         if y is None or log_p is None or part == "fake":
             return costs(score)
-        share = (y >= 0).any(1).double().mean().clamp_min(1 / len(y))  # its mean is that over labelled items
-        return costs(score) - self.label_weight / share.to(score) * log_p
+        return costs(score) - self._over_labelled(log_p, y)
+
+    def latent_costs(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """What each latent costs: its data; and labels that it does not tell, where the prior knows p(y_ob | z)."""
+        cost = super().latent_costs(z, y)
+        if y is None or not hasattr(self.prior, "log_prob_joint"):
+            return cost
+        return cost - self._over_labelled(self.prior.log_prob_joint(z, y) - self.prior().log_prob(z), y)
+
+    def _over_labelled(self, log_p: Tensor, y: Tensor) -> Tensor:
+        """Weighted log p(y_ob | ...), (batch,), whose mean is that over labelled items: it is 0 of the others."""
+        share = (y >= 0).any(1).double().mean().clamp_min(1 / len(y))
+        return self.label_weight / share.to(log_p) * log_p
 
     def generator_loss(self, count: int, y: Tensor | None = None) -> Tensor:
         """What the generator and the prior minimise, a scalar: as a GAN's, and -log p(y_ob)."""

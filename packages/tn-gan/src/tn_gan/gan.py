@@ -256,6 +256,10 @@ class GAN(LightningModule):
         costs: Costs = getattr(OBJECTIVES[self.objective], part)
         return costs(self.discriminate(x, y))
 
+    def latent_costs(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """What each latent (batch, features) costs the generator and the prior, (batch,)."""
+        return self.costs("generator", self.generate(z), y)
+
     def discriminator_loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """What the discriminator minimises, a scalar, with as many latents as there are data."""
         with torch.no_grad():
@@ -275,7 +279,7 @@ class GAN(LightningModule):
     def generator_loss(self, count: int, y: Tensor | None = None) -> Tensor:
         """What the generator and the prior minimise, a scalar, from so many latents."""
         z, log_p = self._paths(count, y)
-        cost = self.costs("generator", self.generate(z), y)
+        cost = self.latent_costs(z, y)
         loss = cost.mean()
         if log_p is not None:
             surrogate = (log_p * (cost - loss).detach()).mean()
