@@ -137,7 +137,7 @@ def test_three_kinds_of_points_with_70_percent_of_the_labels_hidden(prior: str, 
     options = {"rank": 6, "mean_range": 1.0, "deviation": 0.3} if prior == "TRIP" else {"size": 2}
     latents = build({"name": prior, **options}, "priors", host, features=4, labels=[3])
     network = GANMLP((2,), 4, outputs=4, hidden=(32, 32))
-    model = ConditionalGAN(network, latents, [3], conditioning, learning_rate=2e-3, momentum=0.0, averaging=0.99)
+    model = ConditionalGAN(network, latents, [3], conditioning, learning_rate=2e-3, betas=(0.0, 0.999), averaging=0.99)
     fit(model, x, seen, batch_size=64, epochs=5)
     model.eval()
     asked = torch.arange(3).repeat_interleave(200).unsqueeze(1)

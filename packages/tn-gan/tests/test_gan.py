@@ -130,7 +130,7 @@ def test_the_gradient_penalty_holds_the_critic_to_slope_one() -> None:
     # between two far points the best critic has slope 1; without a penalty it grows without bound
     torch.manual_seed(0)
     prior = TRIP(features=2, components=1, rank=1, deviation=0.05, learnable=False)
-    model = GAN(Plain(), prior, objective="wgan-gp", learning_rate=1e-2, momentum=0.0)
+    model = GAN(Plain(), prior, objective="wgan-gp", learning_rate=1e-2, betas=(0.0, 0.999))
     x = torch.tensor([0.9, 0.9]).expand(2048, 2)
     optimiser = model.configure_optimizers()[1]
     for _ in range(400):
@@ -437,7 +437,7 @@ def test_pathwise_gradients_carry_the_mean_of_the_prior_to_the_data() -> None:
     torch.manual_seed(0)
     target = torch.tensor([1.5, -1.0])
     prior = TRIP(features=2, components=1, rank=1, deviation=0.5)
-    model = GAN(Plain(), prior, learning_rate=1e-2, prior_learning_rate=1e-2, momentum=0.0)
+    model = GAN(Plain(), prior, learning_rate=1e-2, prior_learning_rate=1e-2, betas=(0.0, 0.999))
     fit(model, torch.sigmoid(target + 0.5 * torch.randn(4096, 2)), batch_size=128, epochs=10)
     mean = prior().mean.detach()
     # it started at a distance of 1.8
@@ -482,7 +482,8 @@ def test_samples_refuse_labels_and_counts_below_one() -> None:
         ({"discriminator_steps": 0}, "discriminator_steps must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"prior_learning_rate": -1.0}, "prior_learning_rate must be positive"),
-        ({"momentum": 1.0}, "momentum must be"),
+        ({"betas": (1.0, 0.9)}, "betas must be two numbers"),
+        ({"betas": (0.5,)}, "betas must be two numbers"),
         ({"network": nn.Linear(4, 1)}, "Linear has no encoder"),
     ],
 )

@@ -56,7 +56,7 @@ class ConditionalGAN(GAN):
         learning_rate: of generator and discriminator (Adam; the paper: 1e-4).
         discriminator_learning_rate: of the discriminator, if it is to have its own (two time-scales).
         prior_learning_rate: of the prior.
-        momentum: Adam's first decay rate (0.5 as for DCGAN; the second is 0.999).
+        betas: Adam's decay rates (the default is DCGAN's; Gulrajani et al. have 0 and 0.9 for "wgan-gp").
         averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
             they were, of this decay rate a step.
         gradient_batches: if above 0, so many gradients of the prior are drawn by each estimator at the end of every
@@ -83,7 +83,7 @@ class ConditionalGAN(GAN):
         learning_rate: float = 1e-3,
         discriminator_learning_rate: float | None = None,
         prior_learning_rate: float = 3e-3,
-        momentum: float = 0.5,
+        betas: tuple[float, float] = (0.5, 0.999),
         averaging: float = 0.0,
         gradient_batches: int = 0,
     ) -> None:
@@ -98,7 +98,7 @@ class ConditionalGAN(GAN):
             learning_rate,
             discriminator_learning_rate,
             prior_learning_rate,
-            momentum,
+            betas,
             averaging,
             gradient_batches,
         )

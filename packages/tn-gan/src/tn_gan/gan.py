@@ -113,7 +113,7 @@ class GAN(LightningModule):
         learning_rate: of generator and discriminator (Adam; the paper: 1e-4).
         discriminator_learning_rate: of the discriminator, if it is to have its own (two time-scales).
         prior_learning_rate: of the prior.
-        momentum: Adam's first decay rate (0.5 as for DCGAN; the second is 0.999).
+        betas: Adam's decay rates (the default is DCGAN's; Gulrajani et al. have 0 and 0.9 for "wgan-gp").
         averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
             they were, of this decay rate a step.
         gradient_batches: if above 0, so many gradients of the prior are drawn by each estimator at the end of every
@@ -137,7 +137,7 @@ class GAN(LightningModule):
         learning_rate: float = 1e-3,
         discriminator_learning_rate: float | None = None,
         prior_learning_rate: float = 3e-3,
-        momentum: float = 0.5,
+        betas: tuple[float, float] = (0.5, 0.999),
         averaging: float = 0.0,
         gradient_batches: int = 0,
     ) -> None:
@@ -161,9 +161,10 @@ class GAN(LightningModule):
                 raise ValueError(f"{name} must be positive, got {value}")
         if not penalty >= 0:
             raise ValueError(f"penalty must be at least 0, got {penalty}")
-        for name, value in (("momentum", momentum), ("averaging", averaging)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
+        if not 0 <= averaging < 1:
+            raise ValueError(f"averaging must be at least 0 and less than 1, got {averaging}")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be two numbers, at least 0 and less than 1, got {list(betas)}")
         if gradient_batches < 0 or gradient_batches == 1:
             raise ValueError(f"gradient_batches must be 0, or at least 2, got {gradient_batches}")
         for name in ("encoder", "decoder"):
@@ -175,7 +176,8 @@ class GAN(LightningModule):
         self.objective, self.estimator = objective, estimator
         self.clip, self.penalty, self.discriminator_steps = clip, penalty, discriminator_steps
         self.learning_rate, self.discriminator_learning_rate = learning_rate, discriminator_learning_rate
-        self.prior_learning_rate, self.momentum, self.averaging = prior_learning_rate, momentum, averaging
+        self.prior_learning_rate, self.averaging = prior_learning_rate, averaging
+        self.betas = (betas[0], betas[1])
         self.gradient_batches = gradient_batches
         if objective == "sn-gan":
             self._normalize_spectra()
@@ -390,10 +392,9 @@ class GAN(LightningModule):
                 f"(log_prob), the others gradients of its samples (rsample); got {self.estimator}",
                 stacklevel=2,
             )
-        betas = (self.momentum, 0.999)
         return [
-            torch.optim.Adam(generator, betas=betas),
-            torch.optim.Adam(self.network.encoder.parameters(), lr=self.discriminator_learning_rate, betas=betas),
+            torch.optim.Adam(generator, betas=self.betas),
+            torch.optim.Adam(self.network.encoder.parameters(), lr=self.discriminator_learning_rate, betas=self.betas),
         ]
 
     # use
