@@ -70,7 +70,7 @@ def test_pictures_of_a_trained_model(tn: Tn, run: Path) -> None:
         (["density", "--dims", "0,4"], "dims must be from 0 to 3"),
         (["density", "--dims", "0"], "dims must be two different latents"),
         (["density", "--data_root", "nowhere", "--points", "many"], "points"),
-        (["histogram"], "of shape (1,); these have shape (1, 8, 8)"),
+        (["histogram"], "of shape (1,) or (2,), numbers or points; these have shape (1, 8, 8)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
