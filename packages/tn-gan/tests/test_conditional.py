@@ -138,11 +138,11 @@ def test_three_kinds_of_points_with_70_percent_of_the_labels_hidden(prior: str, 
     latents = build({"name": prior, **options}, "priors", host, features=4, labels=[3])
     network = GANMLP((2,), 4, outputs=4, hidden=(32, 32))
     model = ConditionalGAN(network, latents, [3], conditioning, learning_rate=2e-3, betas=(0.0, 0.999), averaging=0.99)
-    fit(model, x, seen, batch_size=64, epochs=5)
+    fit(model, x, seen, batch_size=64, epochs=10)
     model.eval()
     asked = torch.arange(3).repeat_interleave(200).unsqueeze(1)
     nearest = torch.cdist(model.sample(600, asked), centres).argmin(1)
-    assert (nearest == asked[:, 0]).double().mean() > 0.8  # by chance: a third
+    assert (nearest == asked[:, 0]).double().mean() > 0.9
     # and how often there is which, from the labels that are known
     shares = model.prior.log_prob_labels(torch.arange(3).unsqueeze(1)).exp()
     assert (shares - torch.tensor([0.5, 0.3, 0.2])).abs().max() < 0.1
