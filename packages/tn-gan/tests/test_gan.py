@@ -315,7 +315,7 @@ def test_a_prior_without_pathwise_gradients_stays_as_it_is_and_says_so() -> None
     with pytest.warns(UserWarning, match="MixtureWithoutGradients is not learned"):
         fit(model, data())
     assert torch.equal(before["prior.mean"], prior.mean)
-    assert not torch.equal(before["network.decoder.0.weight"], model.network.decoder[0].weight)
+    assert not torch.equal(before["network.decoder.1.weight"], model.network.decoder[1].weight)
     assert model.sample(3).shape == (3, *SHAPE)
 
 
@@ -344,12 +344,12 @@ def test_the_average_of_generator_and_prior_is_what_is_left_at_the_end() -> None
     start = state(model)
     fit(model, data(64), callbacks=[Watch()])
     assert len(seen) == 4
-    expected, last = start["network.decoder.0.weight"], seen[-1]["network.decoder.0.weight"]
+    expected, last = start["network.decoder.1.weight"], seen[-1]["network.decoder.1.weight"]
     for step, now in enumerate(seen):
         keep = min(0.6, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * now["network.decoder.0.weight"]
+        expected = keep * expected + (1 - keep) * now["network.decoder.1.weight"]
     after = state(model)
-    torch.testing.assert_close(after["network.decoder.0.weight"], expected)
+    torch.testing.assert_close(after["network.decoder.1.weight"], expected)
     assert not torch.equal(expected, last)
     assert torch.equal(after["prior.order"], start["prior.order"])  # whole numbers are not averaged
     # the discriminator is as training left it

@@ -8,6 +8,7 @@ import torch
 
 from tn_core.plugins import PluginHost
 from tn_gan import GANMLP, TRIPGAN, GANConv, GANResNet
+from tn_gan.networks import Standardized
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (2, 9, 15), (1, 4, 4)])
@@ -63,7 +64,31 @@ def test_sizes_of_the_published_networks() -> None:
     kernels = [m.weight.shape for m in TRIPGAN((3, 64, 64), 128).decoder if hasattr(m, "kernel_size")]
     assert kernels == [(512, 256, 5, 5), (256, 128, 5, 5), (128, 64, 5, 5), (64, 3, 5, 5)]
     network = GANResNet((3, 32, 32), 128, width=128)
-    assert network.decoder[0].out_features == 128 * 4 * 4
+    assert network.decoder[1].out_features == 128 * 4 * 4
+
+
+@pytest.mark.parametrize("build", [GANMLP, TRIPGAN, GANConv, lambda *sizes: GANResNet(*sizes, width=8)])
+def test_the_generator_sees_the_shape_of_a_prior_not_its_place_or_scale(build: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    network = build((1, 16, 16), 5).double()
+    z = torch.randn(12, 5, dtype=torch.float64)
+    moved = 3 + z * torch.linspace(1, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(
+        network.decoder(moved), network.decoder(z), rtol=0, atol=1e-3
+    )  # a variance has 1e-5 added
+    for _ in range(200):
+        network.decoder(moved)
+    network.eval()
+    at_moved, alone = network.decoder(moved), network.decoder(moved[:1])  # in evaluation no item tells of another
+    torch.testing.assert_close(at_moved[:1], alone)
+    assert (at_moved - network.decoder(z)).abs().max() > 1e-2
+
+
+def test_a_batch_of_one_is_standardised_by_earlier_ones() -> None:
+    layer = Standardized(2)
+    for _ in range(200):
+        layer(torch.tensor([[1.0, 4.0], [3.0, 0.0]]))
+    torch.testing.assert_close(layer(torch.tensor([[2.0, 4.0]])), torch.tensor([[0.0, 2 / 8**0.5]]))
 
 
 def test_what_a_dense_discriminator_sees() -> None:

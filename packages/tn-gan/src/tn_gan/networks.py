@@ -3,6 +3,8 @@
 They have the form that all networks of this project have: a module with two submodules, ``encoder``: (batch, *shape) to
 (batch, outputs), and ``decoder``: (batch, features) to (batch, *shape), whose output is squashed by a sigmoid to give
 data in [0, 1].
+
+Every generator standardises its latents first (:class:`Standardized`): of a learned prior it sees the shape.
 """
 
 import math
@@ -62,8 +64,31 @@ class GANMLP(nn.Module):
             nn.Flatten(), Centred(scale), *_dense([size, *hidden], nn.LeakyReLU(0.2)), nn.Linear(hidden[-1], outputs)
         )
         self.decoder = nn.Sequential(
-            *_dense([features, *reversed(hidden)], nn.ReLU()), nn.Linear(hidden[0], size), nn.Unflatten(1, tuple(shape))
+            Standardized(features),
+            *_dense([features, *reversed(hidden)], nn.ReLU()),
+            nn.Linear(hidden[0], size),
+            nn.Unflatten(1, tuple(shape)),
         )
+
+
+class Standardized(nn.BatchNorm1d):
+    """Latents less their mean and over their deviation: of the batch, and in evaluation of the training.
+
+    A learned prior cannot move or shrink what the generator sees, only shape it. Without this it does so, latent after
+    latent, to where the discriminator happens to be mistaken, and samples lose their variety.
+
+    Arguments:
+        features: the number of latents.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(batch, features) to (batch, features)."""
+        if self.training and len(z) == 1:  # which has no deviation
+            return functional.batch_norm(z, self.running_mean, self.running_var)
+        return super().forward(z)
 
 
 class Centred(nn.Module):
@@ -131,7 +156,7 @@ class GANConv(nn.Module):
             down += [nn.Conv2d(before, after, 5, 2, 2), nn.LeakyReLU(0.2)]
         self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(math.prod(corner), outputs))
 
-        up: list[nn.Module] = [nn.Linear(features, math.prod(corner)), nn.Unflatten(1, corner)]
+        up: list[nn.Module] = [Standardized(features), nn.Linear(features, math.prod(corner)), nn.Unflatten(1, corner)]
         for k in range(len(channels), 0, -1):
             if normalize:
                 up.append(nn.BatchNorm2d(widths[k]))
@@ -190,6 +215,7 @@ class GANResNet(nn.Module):
         down = [Block(channels if k == 0 else width, width, scale="down", first=k == 0) for k in range(halvings)]
         self.encoder = nn.Sequential(*down, Block(width, width), nn.ReLU(), SumPool(), nn.Linear(width, outputs))
         self.decoder = nn.Sequential(
+            Standardized(features),
             nn.Linear(features, width * height * side),
             nn.Unflatten(1, (width, height, side)),
             *(Block(width, width, scale="up", normalize=True) for _ in range(halvings)),
