@@ -112,7 +112,7 @@ class GAN(LightningModule):
         discriminator_steps: steps of the discriminator to one of the generator (the paper: 4).
         learning_rate: of generator and discriminator (Adam; the paper: 1e-4).
         discriminator_learning_rate: of the discriminator, if it is to have its own (two time-scales).
-        prior_learning_rate: of the prior.
+        prior_learning_rate: of the prior. The higher, the more precise are samples, and the less varied.
         betas: Adam's decay rates (the default is DCGAN's; Gulrajani et al. have 0 and 0.9 for "wgan-gp").
         averaging: if above 0, at the end of training generator and prior become an exponential moving average of what
             they were, of this decay rate a step.
@@ -136,7 +136,7 @@ class GAN(LightningModule):
         discriminator_steps: int = 1,
         learning_rate: float = 1e-3,
         discriminator_learning_rate: float | None = None,
-        prior_learning_rate: float = 3e-3,
+        prior_learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.5, 0.999),
         averaging: float = 0.0,
         gradient_batches: int = 0,
