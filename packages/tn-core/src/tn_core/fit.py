@@ -13,6 +13,7 @@ import yaml
 from tn_core.components import Component, Spec, build
 from tn_core.errors import MOST_SEED, UserError, check_range
 from tn_core.plugins import default_host
+from tn_core.protocols import Draws
 from tn_core.storage import CONFIG, WRITING, build_model, describe, save_model, write_text
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def fit(
     torch.manual_seed(seed)
     config = describe(model, data, source.shape, source.labels, features=features, seed=seed, epochs=epochs)
     module = build_model(config, host)
-    items, held = training.Items(train.x, train.observed, train.dynamic), None
+    items: Any = training.Items(train.x, train.observed, train.dynamic)
+    held = None
     if not isinstance(module, lightning.LightningModule):
         raise UserError(f"{model['name']} cannot be trained: it is no LightningModule")
     keeping: list[Any] = []
@@ -119,6 +121,8 @@ def fit(
         keeping.append(training.BestWeights(folder))
         if patience is not None:
             keeping.append(lightning.callbacks.EarlyStopping(training.VALIDATION, patience=patience, mode="max"))
+    if isinstance(source, Draws):
+        items = training.Drawn(source, len(train))
     if decay:
         keeping.append(training.Decay(decay))
 

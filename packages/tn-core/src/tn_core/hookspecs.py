@@ -13,6 +13,7 @@ import pluggy
 __all__ = [
     "PROJECT",
     "Kind",
+    "aggregations",
     "commands",
     "datasets",
     "hookimpl",
@@ -26,7 +27,7 @@ __all__ = [
 
 PROJECT = "tn"
 
-Kind = Literal["priors", "networks", "models", "datasets", "metrics", "tables", "commands"]
+Kind = Literal["priors", "networks", "aggregations", "models", "datasets", "metrics", "tables", "commands"]
 
 Targets = Mapping[str, str | Callable[..., Any]]
 
@@ -48,6 +49,11 @@ def networks() -> Targets:  # type: ignore[empty-body]
 
     Arguments filled in where the constructor has them: ``shape``, ``features``.
     """
+
+
+@hookspec
+def aggregations() -> Targets:  # type: ignore[empty-body]
+    """Aggregations: modules that make one vector of the latents of a whole's parts, whatever their order and number."""
 
 
 @hookspec

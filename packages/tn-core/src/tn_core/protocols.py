@@ -3,27 +3,32 @@
 A model offers as many of the model protocols as make sense for it; the commands and ``tn-eval`` use whatever is
 there. Batches are ``x`` or ``(x, y)``; ``x`` is float, images in [0, 1]; ``y`` is long ``(batch, labels)``, -1 where
 the label is unknown; if any label is continuous, float, NaN where a label is unknown. A model that cannot be given
-labels says so by an attribute ``has_labels`` that is False.
+labels says so by an attribute ``has_labels`` that is False; one that has to be given them, as a model of wholes its
+parts, by ``needs_labels`` that is True.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # the command line reads this module's names without importing torch
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 __all__ = [
     "Assigns",
     "Bounds",
+    "Composes",
     "Data",
     "Decomposes",
+    "Draws",
     "Encodes",
     "Imputes",
     "Interval",
     "Reconstructs",
     "Samples",
+    "Simulates",
+    "SimulatesParts",
     "Split",
     "SplitName",
     "Values",
@@ -123,6 +128,83 @@ class Data(Protocol):
 
     def split(self, name: SplitName) -> Split:
         """Returns one part. Only the labels of ``train`` are ever hidden."""
+        ...
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A data set whose training items are drawn without end, where the model computes."""
+
+    def draw(self, count: int, seen: int, generator: "Generator") -> "tuple[Tensor, Tensor]":
+        """Returns x, float (count, *shape), and y (count, labels), on the generator's device.
+
+        ``seen`` is how many items were drawn before; the labels may be fewer than those of the data set.
+        """
+        ...
+
+
+@runtime_checkable
+class Simulates(Data, Draws, Protocol):
+    """A data set of wholes made of sets of parts, ``parts`` at most, which come from a known simulator."""
+
+    parts: int
+
+    def sets(self, count: int, size: int, generator: "Generator") -> "Tensor":
+        """Draws sets of so many parts, each category equally often, as labels (count, labels)."""
+        ...
+
+    def unseen(self, count: int, size: int, generator: "Generator") -> "Tensor":
+        """Draws sets of so many parts that the training data do not have; a ValueError if there are none."""
+        ...
+
+    def wholes(self, y: "Tensor", generator: "Generator | None" = None) -> "Tensor":
+        """Draws a whole of each set, (batch, *shape)."""
+        ...
+
+    def sums(self, y: "Tensor", generator: "Generator | None" = None) -> "Tensor":
+        """Draws the parts of each set independently, each as a whole by itself, and adds them up, (batch, *shape)."""
+        ...
+
+
+@runtime_checkable
+class SimulatesParts(Simulates, Protocol):
+    """One that says how the same parts look in other wholes; what is hidden of them has fields ``parts``, ``whole``."""
+
+    def hidden(self, y: "Tensor", generator: "Generator | None" = None) -> Any:
+        """Draws what is not told: ``parts`` (batch, places, details), ``whole`` (batch, shared)."""
+        ...
+
+    def simulate(self, y: "Tensor", hidden: Any) -> "Tensor":
+        """The wholes, (batch, *shape)."""
+        ...
+
+    def alone(self, y: "Tensor", hidden: Any) -> "Tensor":
+        """Each part as a whole by itself, (batch, places, *shape)."""
+        ...
+
+
+@runtime_checkable
+class Composes(Protocol):
+    """Takes wholes apart and puts parts together; sets of parts are written as labels, see the data sets."""
+
+    def compose(self, y: "Tensor", count: int | None = None) -> Any:
+        """Draws wholes of these sets, or ``count`` of one set, in a form of the model's own."""
+        ...
+
+    def extract(self, x: "Tensor", y: "Tensor") -> Any:
+        """Finds the parts of observed wholes."""
+        ...
+
+    def add(self, composition: Any, parts: Any) -> Any:
+        """Adds parts: sets of them, or those of another composition."""
+        ...
+
+    def remove(self, composition: Any, places: Sequence[int]) -> Any:
+        """Removes the parts in these places."""
+        ...
+
+    def decode(self, composition: Any) -> "Tensor":
+        """The wholes, (batch, *shape)."""
         ...
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tn_core.protocols import to_float
+from tn_core.protocols import Draws, to_float
 from tn_core.storage import WRITING, write_text
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "BestWeights",
     "DataOnDevice",
     "Decay",
+    "Drawn",
     "EpochBatches",
     "History",
     "Items",
@@ -55,10 +56,20 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
         self.x, self.y, self.dynamic = x, y, dynamic
         self._generator: torch.Generator | None = None
 
-    def start_epoch(self, seed: int) -> None:
-        """Fixes what is drawn in the coming epoch: a loader may fetch before torch's own generator is seeded for it."""
+    def start_epoch(self, epoch: int, seed: int) -> Tensor:
+        """The order of the coming epoch, where the data lie.
+
+        Fixes what is drawn in it, too: a loader may fetch before torch's own generator is seeded for it.
+        """
         if self.dynamic:
             self._generator = torch.Generator(self.x.device).manual_seed(seed)
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+
+    def move(self, device: torch.device) -> None:
+        """Moves the data, if they take no more than half of what is free on a GPU."""
+        if device.type == "cuda" and self.x.nbytes + self.y.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+            return
+        self.x, self.y = self.x.to(device), self.y.to(device)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,18 +82,50 @@ class Items(Dataset[tuple[Tensor, Tensor]]):
         return x, self.y[index]
 
 
+class Drawn(Dataset[tuple[Tensor, Tensor]]):
+    """Data without end: every batch is drawn when it is asked for, where the model computes.
+
+    Arguments:
+        source: the data set.
+        items: how many make an epoch.
+    """
+
+    def __init__(self, source: Draws, items: int) -> None:
+        self.source, self.items = source, items
+        self._generator = torch.Generator()
+        self._epoch, self._seed = 0, 0
+
+    def start_epoch(self, epoch: int, seed: int) -> Tensor:
+        """Numbers the items of the coming epoch."""
+        self._epoch, self._seed = epoch, seed
+        return torch.arange(len(self))
+
+    def move(self, device: torch.device) -> None:
+        """Draws there from now on."""
+        self._generator = torch.Generator(device)
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        first = int(index[0])
+        # a seed a batch: the same whichever process draws it, and whatever was drawn before
+        self._generator.manual_seed(_mix(self._seed, first) % 2**63)
+        return self.source.draw(len(index), self._epoch * len(self) + first, self._generator)
+
+
 class EpochBatches(Sampler[Tensor]):
     """Shuffled batches of indices; the order of an epoch depends on the seed and the epoch's number only.
 
     Under several processes every process takes every ``world``-th batch, equally many each.
 
     Arguments:
-        items: what the indices are for. They lie where its data lie, moved there once an epoch.
+        items: what the indices are for.
         batch_size: of every batch but the last, which has what is left.
         seed: of the shuffling.
     """
 
-    def __init__(self, items: Items, batch_size: int, seed: int) -> None:
+    def __init__(self, items: Items | Drawn, batch_size: int, seed: int) -> None:
         self.items, self.batch_size, self.seed, self.epoch = items, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -100,9 +143,7 @@ class EpochBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         # a generator reads the epoch when the first batch is asked for: Lightning may set it after calling iter()
         rank, world = self._share()
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        self.items.start_epoch(_mix(self.seed, self.epoch))
-        order = torch.randperm(len(self.items), generator=generator).to(self.items.x.device)
+        order = self.items.start_epoch(self.epoch, _mix(self.seed, self.epoch))
         yield from order.split(self.batch_size)[rank::world][: len(self)]
 
 
@@ -122,7 +163,7 @@ def _mix(seed: int, epoch: int) -> int:
     return seed * 1_000_003 + epoch
 
 
-def batches(items: Items, batch_size: int, seed: int) -> "DataLoader[tuple[Tensor, Tensor]]":
+def batches(items: Items | Drawn, batch_size: int, seed: int) -> "DataLoader[tuple[Tensor, Tensor]]":
     """A loader of shuffled batches; fetching a batch is one indexing operation, not one an item."""
     # a loader draws a seed whenever it starts: from a generator of its own, so that the epoch's noise stays the same
     own = torch.Generator().manual_seed(seed)
@@ -130,7 +171,7 @@ def batches(items: Items, batch_size: int, seed: int) -> "DataLoader[tuple[Tenso
 
 
 class DataOnDevice(Callback):
-    """Moves the items to the model's device before training, if they take no more than half of what is free there.
+    """Moves the items to the model's device before training.
 
     A batch is then put together where it is used, instead of being copied at every step.
 
@@ -138,18 +179,13 @@ class DataOnDevice(Callback):
         items: the training data, and what else is gone through at every epoch.
     """
 
-    def __init__(self, *items: Items) -> None:
+    def __init__(self, *items: Items | Drawn) -> None:
         self.items = items
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each process has its copy."""
-        device = pl_module.device
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if sum(items.x.nbytes + items.y.nbytes for items in self.items) > free // 2:
-                return
         for items in self.items:
-            items.x, items.y = items.x.to(device), items.y.to(device)
+            items.move(pl_module.device)
 
 
 class SeedEpochs(Callback):
