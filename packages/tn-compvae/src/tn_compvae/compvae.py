@@ -3,8 +3,9 @@ r"""The compositional variational autoencoder: wholes made of sets of parts.
     p(x, z, {w_i} | {l_i}) = p(x | z, w) p(z | w) prod_i p(w_i | l_i),    w = sum_i w_i            (equation 1)
     q(z, {w_i} | x, {l_i}) = q(z | x) q({w_i} | x, z, {l_i})
 
-Part i has a category l_i and latents w_i; the whole depends on the parts through their sum alone, so that neither their
-order nor their number matters to the networks; z holds what concerns the whole.
+Part i is told as l_i, a category and perhaps numbers, and has latents w_i; the whole depends on the parts through their
+sum alone (or another aggregation), so that neither their order nor their number matters to the networks; z holds what
+concerns the whole.
 
     log p(x | {l_i}) >= E_q [ log p(x | z, w) + log p(z | w) - log q(z | x)
                               - KL(q({w_i} | x, z, {l_i}) || prod_i p(w_i | l_i)) ]
@@ -18,18 +19,22 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 from torch.nn import functional
 
-from tn_compvae.networks import MessagePassing, mlp
+from tn_compvae.aggregations import Sum
+from tn_compvae.networks import PartsNetwork
 from tn_compvae.posterior import PartsPosterior
+from tn_compvae.sets import Parts
+from tn_core.components import Component
+from tn_core.training import VALIDATION
 
-__all__ = ["CompVAE", "Noise"]
+__all__ = ["CompVAE", "Composition", "Noise"]
 
 
 class Noise(NamedTuple):
@@ -37,13 +42,28 @@ class Noise(NamedTuple):
 
     Attributes:
         whole: of z, (batch, global_features).
-        nodes: of the nodes of the graph network, (batch, parts, embedding).
-        parts: of the w_i, (batch, parts, features).
+        nodes: of the nodes of the graph network, (batch, places, embedding).
+        parts: of the w_i, (batch, places, features).
     """
 
     whole: Tensor
     nodes: Tensor
     parts: Tensor
+
+
+class Composition(NamedTuple):
+    r"""Wholes as the model has them: parts that can be added, removed and exchanged.
+
+    Attributes:
+        parts: what they are, (batch, places).
+        latents: the w_i, (batch, places, features).
+        whole: what is particular to each whole, (batch, global_features): z, standardised by p(z | w). It is kept while
+            parts come and go, as a day keeps its weather, and z follows the parts that are there.
+    """
+
+    parts: Parts
+    latents: Tensor
+    whole: Tensor
 
 
 class _Pass(NamedTuple):
@@ -62,109 +82,78 @@ class _Pass(NamedTuple):
 class CompVAE(LightningModule):
     r"""Compositional variational autoencoder.
 
-    A set of parts is y: long (batch, parts), the categories of the parts, -1 in places without a part. Mind that
-    elsewhere in this project -1 means "unknown"; here it means "absent", a training label that is hidden is a part that
-    is left out, and the categories themselves are not modelled. Any number of places will do, not only that of the
-    training data; a set may be empty.
+    Sets of parts, y, are written as the labels of the data: part by part its category and then its numbers, if parts
+    have any; see :class:`tn_compvae.sets.Schema`. Long (batch, places), -1 for no part, or float (batch, places * (1 +
+    numbers)), NaN for no part. Mind that elsewhere in this project -1 means "unknown"; here it means "absent", a
+    training label that is hidden is a part that is left out, and the sets themselves are not modelled. Any number of
+    places will do, not only that of the training data; a set may be empty, and (labels,) is one set for all.
 
     Bounds are in nats per example, of the density of x in its own units: nothing is left out or shifted. The loss is
     the negative bound, averaged over the batch.
 
-    The sizes are small, to train on a CPU in a minute; the authors' networks are about a thousand times larger.
+    The default networks are small, to train on a CPU in minutes; the authors' are a thousand times larger.
 
     Arguments:
-        shape: of one whole; its values are real numbers.
-        labels: for each place the number of categories, the same for all.
-        features: the size of each part's latents w_i.
-        global_features: the size of z.
-        hidden: the width of all networks.
-        layers: how often the parts exchange messages in q({w_i} | x, z, {l_i}).
-        embedding: the size of a category's embedding there.
+        network: all that is learned, and for which data; see :class:`tn_compvae.networks.PartsNetwork`.
+        aggregation: of the parts' latents, whatever their order and number; None: their sum.
         min_deviation: the smallest standard deviation on the generative side, of x, z and w_i, approached smoothly. The
-            divergence would explode without it.
+            divergence would explode without it. (The paper's code: 0.001 for sines, 0.005 for sites.)
         learning_rate: of Adam, with decay rates 0.5 and 0.9. (The paper: 1e-4.)
         halve_every: steps after which the learning rate is halved, again and again down to 1e-6; 0: never.
 
     Raises:
-        ValueError: if a number is out of its range, or the places have different numbers of categories.
+        ValueError: if a number is out of its range.
     """
+
+    needs_labels = True
 
     def __init__(
         self,
-        shape: Sequence[int],
-        labels: Sequence[int],
-        features: int = 16,
-        global_features: int = 8,
-        hidden: int = 128,
-        layers: int = 2,
-        embedding: int = 16,
+        network: Annotated[PartsNetwork, Component("networks", "PartsMLP")],
+        aggregation: Annotated[nn.Module | None, Component("aggregations", "Sum")] = None,
         min_deviation: float = 1e-3,
         learning_rate: float = 1e-3,
         halve_every: int = 20_000,
     ) -> None:
         super().__init__()
-        if not shape or min(shape) < 1:
-            raise ValueError(f"shape must be positive numbers, at least one; got {tuple(shape)}")
-        if not labels or min(labels) < 1 or len(set(labels)) > 1:
-            raise ValueError(
-                "CompVAE needs a label a part, all with the same categories, as the data set sines has; "
-                f"got numbers of categories {list(labels)}"
-            )
-        for name, size in (
-            ("features", features),
-            ("global_features", global_features),
-            ("hidden", hidden),
-            ("layers", layers),
-            ("embedding", embedding),
-        ):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
         for name, value in (("min_deviation", min_deviation), ("learning_rate", learning_rate)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         if halve_every < 0:
             raise ValueError(f"halve_every must not be negative, got {halve_every}")
-        self.shape, self.categories, self.places = tuple(shape), labels[0], len(labels)
-        self.features, self.global_features, self.embedding = features, global_features, embedding
+        self.network, self.schema = network, network.schema
+        self.aggregation = Sum() if aggregation is None else aggregation
         self.min_deviation, self.learning_rate, self.halve_every = min_deviation, learning_rate, halve_every
-        size = math.prod(shape)
-        # generative side: p(w_i | l_i) as a table, p(z | w), p(x | z, w); a mean and a deviation each
-        self.part_prior = nn.Embedding(self.categories, 2 * features)
-        self.whole_prior = mlp(features, hidden, hidden, 2 * global_features)
-        self.decoder = mlp(features + global_features, hidden, hidden, 2 * size)
-        # inference side: q(z | x), and q({w_i} | x, z, {l_i}) by a graph network
-        self.encoder = mlp(size, hidden, hidden, 2 * global_features)
-        self.context = mlp(size, hidden, hidden)
-        self.category = nn.Embedding(self.categories, embedding)
-        self.graph = MessagePassing(hidden + global_features + embedding, 3 * features, hidden, layers)
 
     # the generative side
 
-    def _normal(self, numbers: Tensor) -> Distribution:
-        mean, raw = numbers.chunk(2, -1)
+    def _normal(self, mean: Tensor, raw: Tensor) -> Normal:
         return Normal(mean, self.min_deviation + functional.softplus(raw), validate_args=False)
 
-    def p_parts(self, y: Tensor) -> Distribution:
-        """p(w_i | l_i) for categories (\\*batch, parts): independent normals (\\*batch, parts, features)."""
-        return self._normal(self.part_prior(y.clamp_min(0)))
+    def p_parts(self, parts: Parts) -> Normal:
+        r"""p(w_i | l_i): independent normals (batch, places, features), of no meaning in places without a part."""
+        return self._normal(*self.network.part_prior(self._described(parts)).chunk(2, -1))
 
-    def p_whole(self, w: Tensor) -> Distribution:
-        """p(z | w) for the sum of the parts (batch, features): independent normals (batch, global_features)."""
-        return self._normal(self.whole_prior(w))
+    def p_whole(self, w: Tensor) -> Normal:
+        """p(z | w) for the aggregate of the parts (batch, features): independent normals (batch, global_features)."""
+        return self._normal(*self.network.whole_prior(w).chunk(2, -1))
 
-    def p_data(self, z: Tensor, w: Tensor) -> Distribution:
-        """p(x | z, w): independent normals, (batch, values)."""
-        return self._normal(self.decoder(torch.cat([z, w], -1)))
+    def p_data(self, z: Tensor, w: Tensor) -> Normal:
+        r"""p(x | z, w): independent normals, (batch, \*shape)."""
+        return self._normal(*self.network.decoder(torch.cat([z, w], -1)).unbind(1))
+
+    def _described(self, parts: Parts) -> Tensor:
+        return self.schema.describe(parts, self.network.dtype)
 
     # the inference side
 
-    def q_whole(self, x: Tensor) -> Distribution:
+    def q_whole(self, x: Tensor) -> Normal:
         """q(z | x): independent normals, (batch, global_features)."""
-        mean, raw = self.encoder(x.flatten(1)).chunk(2, -1)
+        mean, raw = self.network.encoder(x).chunk(2, -1)
         return Normal(mean, _positive(raw), validate_args=False)
 
-    def q_parts(self, x: Tensor, z: Tensor, y: Tensor, noise: Tensor) -> PartsPosterior:
-        r"""q({w_i} | x, z, {l_i}), given the noise that tells apart the nodes of parts of one category.
+    def q_parts(self, x: Tensor, z: Tensor, parts: Parts, noise: Tensor) -> PartsPosterior:
+        r"""q({w_i} | x, z, {l_i}), given the noise that tells apart the nodes of equal parts.
 
         The noise is an auxiliary variable with the same distribution on both sides of the bound, so that the bound with
         this divergence, averaged over the noise, is one.
@@ -172,34 +161,31 @@ class CompVAE(LightningModule):
         Arguments:
             x: (batch, \*shape).
             z: (batch, global_features).
-            y: (batch, parts).
-            noise: (batch, parts, embedding).
+            parts: (batch, places).
+            noise: (batch, places, embedding).
         """
-        same = torch.cat([self.context(x.flatten(1)), z], -1).unsqueeze(1).expand(-1, y.shape[1], -1)
-        state = torch.cat([same, self.category(y.clamp_min(0)) + noise], -1)
-        mean, raw, logits = self.graph(state, y >= 0).chunk(3, -1)
-        return PartsPosterior(mean, _positive(raw), logits, y >= 0)
+        numbers = self.network.parts(x, z, self._described(parts), parts.present, noise)
+        mean, raw, logits = numbers.chunk(3, -1)
+        return PartsPosterior(mean, _positive(raw), logits, parts.present)
 
     # bounds
 
-    def noise(self, x: Tensor, y: Tensor) -> Noise:
+    def noise(self, x: Tensor, places: int) -> Noise:
         """Draws what is random in one pass."""
-        shapes = (
-            (len(x), self.global_features),
-            (*y.shape, self.embedding),
-            (*y.shape, self.features),
-        )
-        return Noise(*(torch.randn(shape, dtype=x.dtype, device=x.device) for shape in shapes))
+        network = self.network
+        sizes = (network.global_features,), (places, network.embedding), (places, network.features)
+        return Noise(*(torch.randn((len(x), *size), dtype=x.dtype, device=x.device) for size in sizes))
 
-    def _pass(self, x: Tensor, y: Tensor, noise: Noise) -> _Pass:
+    def _pass(self, x: Tensor, parts: Parts, noise: Noise | None = None) -> _Pass:
+        noise = self.noise(x, parts.present.shape[-1]) if noise is None else noise
         q_z = self.q_whole(x)
         z = q_z.mean + q_z.stddev * noise.whole
-        q_w, p_w = self.q_parts(x, z, y, noise.nodes), self.p_parts(y)
-        parts = q_w.transform(noise.parts)
-        w = parts.sum(-2)
-        reconstruction = self.p_data(z, w).log_prob(x.flatten(1)).sum(-1)
+        q_w, p_w = self.q_parts(x, z, parts, noise.nodes), self.p_parts(parts)
+        latents = q_w.transform(noise.parts)
+        w = self.aggregation(latents, parts.present)
+        reconstruction = self.p_data(z, w).log_prob(x).flatten(1).sum(-1)
         whole = (q_z.log_prob(z) - self.p_whole(w).log_prob(z)).sum(-1)
-        log_p = p_w.log_prob(parts).where((y >= 0).unsqueeze(-1), 0).sum((-2, -1))
+        log_p = p_w.log_prob(latents).where(parts.present.unsqueeze(-1), 0).sum((-2, -1))
         sampled = q_w.log_prob_of_noise(noise.parts) - log_p
         return _Pass(reconstruction, whole, q_w.divergence(p_w.mean, p_w.stddev), sampled)
 
@@ -208,14 +194,13 @@ class CompVAE(LightningModule):
 
         Arguments:
             x: (batch, \*shape).
-            y: the sets, (batch, parts); without them there is no bound.
+            y: the sets, (batch, labels) or (labels,); without them there is no bound.
             noise: what is random; None: drawn.
 
         Raises:
-            ValueError: if y is missing, of another shape or type, or holds no category.
+            ValueError: if y is missing, of another shape or type, or holds something that is no part.
         """
-        y = self._sets(y, len(x))
-        return self._pass(x, y, self.noise(x, y) if noise is None else noise).elbo
+        return self._pass(x, self.schema.read(y, len(x)), noise).elbo
 
     def iwae(self, x: Tensor, y: Tensor | None = None, samples: int = 100) -> Tensor:
         r"""The importance-weighted bound of log p(x | set of parts) with so many samples, (batch,), in nats.
@@ -225,32 +210,20 @@ class CompVAE(LightningModule):
         """
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        y = self._sets(y, len(x))
-        log_w = []
+        parts, log_w = self.schema.read(y, len(x)), []
         for _ in range(samples):
-            found = self._pass(x, y, self.noise(x, y))
+            found = self._pass(x, parts)
             log_w.append(found.reconstruction - found.whole - found.sampled_parts)
         return torch.stack(log_w).logsumexp(0) - math.log(samples)
-
-    def _sets(self, y: Tensor | None, count: int) -> Tensor:
-        """Checks sets of parts, (count, parts) or (parts,) for the same set every time; returns (count, parts)."""
-        if y is None:
-            raise ValueError("CompVAE models a whole given its parts: y, the categories of the parts, is needed")
-        if y.is_floating_point() or y.dtype == torch.bool or y.ndim not in (1, 2) or (y.ndim == 2 and len(y) != count):
-            raise ValueError(f"y must be long ({count}, parts) or (parts,), got {y.dtype} {tuple(y.shape)}")
-        if y.numel() and (int(y.min()) < -1 or int(y.max()) >= self.categories):
-            raise ValueError(f"y must hold categories 0..{self.categories - 1}, or -1 for no part")
-        return y.long().expand(count, y.shape[-1])
 
     # training
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The negative bound of a batch ``(x, y)``."""
+        """The negative bound of a batch ``(x, y)``; logs its terms, in nats."""
         if isinstance(batch, Tensor):
             raise ValueError("CompVAE needs batches (x, y), with the sets of parts in y")
         x, y = batch
-        y = self._sets(y, len(x))
-        found = self._pass(x, y, self.noise(x, y))
+        found = self._pass(x, self.schema.read(y, len(x)))
         values = {
             "elbo": found.elbo.mean(),
             "reconstruction": found.reconstruction.mean(),
@@ -259,6 +232,10 @@ class CompVAE(LightningModule):
         }
         self.log_dict(values, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
         return -values["elbo"]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Logs the bound."""
+        self.log(VALIDATION, self.elbo(*batch).mean(), on_step=False, on_epoch=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Adam, its learning rate halved every so many steps."""
@@ -274,13 +251,95 @@ class CompVAE(LightningModule):
     # use
 
     @torch.no_grad()
-    def sample(self, count: int, y: Tensor | None = None) -> Tensor:
-        r"""Draws (count, \*shape): parts given their categories, z given their sum, then the mean of p(x | z, w).
+    def compose(self, y: Tensor, count: int | None = None) -> Composition:
+        """Draws wholes of sets of parts.
+
+        Arguments:
+            y: the sets, (batch, labels), or one set (labels,).
+            count: how many wholes of one set; None: as many as there are sets.
+
+        Raises:
+            ValueError: if y is no sets of parts, or there are not as many as the count.
+        """
+        parts = self.schema.read(y.to(self.device), count)
+        whole = torch.randn(len(parts.category), self.network.global_features, device=self.device)
+        return Composition(parts, self.p_parts(parts).sample(), whole.to(self.network.dtype))
+
+    @torch.no_grad()
+    def extract(self, x: Tensor, y: Tensor) -> Composition:
+        r"""Takes observed wholes apart: the posterior's mean of their parts, given noise that tells equal ones apart.
+
+        Arguments:
+            x: (batch, \*shape).
+            y: their parts, (batch, labels) or (labels,).
+
+        Raises:
+            ValueError: if y is no sets of parts.
+        """
+        parts = self.schema.read(y, len(x))
+        z = self.q_whole(x).mean
+        latents = self.q_parts(x, z, parts, self.noise(x, parts.present.shape[-1]).nodes).mean
+        p_z = self.p_whole(self.aggregation(latents, parts.present))
+        return Composition(parts, latents, (z - p_z.mean) / p_z.stddev)
+
+    def add(self, composition: Composition, parts: "Tensor | Composition") -> Composition:
+        """Adds parts; those that are there keep their latents, and the whole what is particular to it.
+
+        Arguments:
+            composition: (batch, places).
+            parts: the sets to add, whose latents are drawn; or another composition, whose latents are taken along.
+
+        Raises:
+            ValueError: if there are not as many sets.
+        """
+        count = len(composition.latents)
+        more = parts if isinstance(parts, Composition) else self.compose(parts, count)
+        if len(more.latents) != count:
+            raise ValueError(f"there are {count} wholes, parts to add were given for {len(more.latents)}")
+        both = zip(composition.parts, more.parts, strict=True)
+        return Composition(
+            Parts(*(torch.cat(two, 1) for two in both)),
+            torch.cat([composition.latents, more.latents], 1),
+            composition.whole,
+        )
+
+    def remove(self, composition: Composition, places: Sequence[int]) -> Composition:
+        """Removes the parts in these places, counted from 0; the others stay as they are.
+
+        Raises:
+            ValueError: if there is no such place.
+        """
+        count = composition.latents.shape[1]
+        if not all(0 <= place < count for place in places):
+            raise ValueError(f"there are places 0..{count - 1}, got {list(places)}")
+        kept = [place for place in range(count) if place not in set(places)]
+        parts = Parts(*(value[:, kept] for value in composition.parts))
+        return Composition(parts, composition.latents[:, kept], composition.whole)
+
+    def recompose(self, composition: Composition, places: Sequence[int], parts: "Tensor | Composition") -> Composition:
+        """Exchanges the parts in these places for others, see :meth:`add`; those come last."""
+        return self.add(self.remove(composition, places), parts)
+
+    @torch.no_grad()
+    def decode(self, composition: Composition) -> Tensor:
+        r"""The mean of p(x | z, w), (batch, \*shape)."""
+        return self._data(composition).mean
+
+    def _data(self, composition: Composition) -> Normal:
+        w = self.aggregation(composition.latents, composition.parts.present)
+        p_z = self.p_whole(w)
+        return self.p_data(p_z.mean + p_z.stddev * composition.whole, w)
+
+    @torch.no_grad()
+    def sample(self, count: int, y: Any = None, noise: bool = False) -> Tensor:
+        r"""Draws wholes, (count, \*shape).
 
         Arguments:
             count: how many.
-            y: sets of parts, long (count, parts), or (parts,) for the same set every time; -1 for no part. None: sets
-                with a uniform number of parts, up to that of the training data, and uniform categories.
+            y: sets of parts, (count, labels), or (labels,) for the same set every time; or for each label what it may
+                be, see :meth:`tn_compvae.sets.Schema.choose`. None: sets with a uniform number of parts, up to that of
+                the training data, and uniform categories and numbers.
+            noise: draw from p(x | z, w) too, instead of taking its mean.
 
         Raises:
             ValueError: if the count is below 1 or y is not as above.
@@ -288,14 +347,22 @@ class CompVAE(LightningModule):
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         if y is None:
-            sizes = torch.randint(1, self.places + 1, (count, 1), device=self.device)
-            y = torch.randint(self.categories, (count, self.places), device=self.device)
-            y = y.where(torch.arange(self.places, device=self.device) < sizes, -1)
-        y = self._sets(y.to(self.device), count)
-        parts = self.p_parts(y).sample().where((y >= 0).unsqueeze(-1), 0)
-        w = parts.sum(-2)
-        z = self.p_whole(w).sample()
-        return self.p_data(z, w).mean.reshape(count, *self.shape)
+            y = self.schema.draw(count, self.network.places)
+        elif not isinstance(y, Tensor):
+            y = self.schema.choose(y, count)
+        data = self._data(self.compose(y, count))
+        return data.sample() if noise else data.mean
+
+    def quantiles(self, y: Tensor, levels: Sequence[float], count: int = 1000) -> Tensor:
+        r"""Quantiles of each value of the wholes of one set of parts, (levels, \*shape), over so many draws.
+
+        Raises:
+            ValueError: if a level is not between 0 and 1, or y is not one set of parts.
+        """
+        if not levels or not all(0 <= level <= 1 for level in levels):
+            raise ValueError(f"levels must be numbers from 0 to 1, got {list(levels)}")
+        drawn = self.sample(count, y, noise=True)
+        return drawn.quantile(drawn.new_tensor(levels), 0)
 
 
 def _positive(raw: Tensor) -> Tensor:

@@ -1,12 +1,20 @@
-"""The networks of CompVAE: fully connected layers, and messages passed between all parts of a whole."""
+"""The networks of CompVAE, all that it learns: fully connected, or convolutional for images.
 
+Distributions come as numbers: means, then deviations before they are made positive.
+"""
+
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["MessagePassing", "mlp"]
+from tn_compvae.sets import Schema
+from tn_core.protocols import Interval
+
+__all__ = ["MessagePassing", "PartsConv", "PartsLarge", "PartsMLP", "PartsNetwork", "mlp"]
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -38,16 +46,241 @@ class MessagePassing(nn.Module):
         self.updates = nn.ModuleList(mlp(width + hidden, hidden, hidden) for width in widths[:-1])
         self.out = nn.Linear(widths[-1], outputs)
 
-    def forward(self, state: Tensor, present: Tensor) -> Tensor:
-        r"""Returns (\*batch, parts, outputs), of no meaning in absent places.
+    def forward(self, state: Tensor, whole: Tensor, wholes: int) -> Tensor:
+        r"""Returns (nodes, outputs).
+
+        The nodes of all wholes come in one row, without the places that hold no part: with sizes from 1 to K half of
+        the places of a padded batch would be computed for nothing.
 
         Arguments:
-            state: (\*batch, parts, inputs), finite everywhere.
-            present: bool (\*batch, parts).
+            state: (nodes, inputs).
+            whole: which whole each node belongs to, long (nodes,).
+            wholes: how many there are.
         """
         for message, update in zip(self.messages, self.updates, strict=True):
-            sent = message(state).where(present.unsqueeze(-1), 0)
-            others = sent.sum(-2, keepdim=True) - sent
+            sent = message(state)
+            others = sent.new_zeros(wholes, sent.shape[-1]).index_add(0, whole, sent)[whole] - sent
             state = functional.elu(update(torch.cat([state, others], -1)))
         found: Tensor = self.out(state)
         return found
+
+
+class PartsNetwork(nn.Module):
+    r"""The networks of a model of wholes made of parts.
+
+    Arguments:
+        shape: of one whole.
+        encoder: of q(z | x), wholes (batch, \*shape) to 2 * global_features numbers.
+        context: of q({w_i} | x, z, {l_i}), wholes to ``hidden`` numbers.
+        decoder: of p(x | z, w), features + global_features numbers to means and raw deviations, (batch, 2, \*shape).
+        features: the size of each part's latents w_i.
+        global_features: the size of the whole's, z.
+        labels: for each place the number of categories and the intervals of the numbers of a part, the same for all.
+        embedding: how many stand for it in q({w_i} | x, z, {l_i}), and the noise there that tells equal parts apart.
+        hidden: the width of the other layers.
+        layers: how often the parts exchange messages in q({w_i} | x, z, {l_i}).
+
+    Raises:
+        ValueError: if a number is below 1, or the labels are not those of sets of parts.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        encoder: nn.Module,
+        context: nn.Module,
+        decoder: nn.Module,
+        *,
+        features: int,
+        labels: Sequence[int | Interval],
+        global_features: int,
+        embedding: int,
+        hidden: int,
+        layers: int,
+    ) -> None:
+        super().__init__()
+        self.shape, self.features, self.global_features, self.embedding = (
+            tuple(shape),
+            features,
+            global_features,
+            embedding,
+        )
+        self.schema, self.places = Schema.of(labels)
+        part = self.schema.described
+        # generative side: p(w_i | l_i), p(z | w), p(x | z, w)
+        self.part_prior = mlp(part, hidden, 2 * features)
+        self.whole_prior = mlp(features, hidden, hidden, 2 * global_features)
+        self.decoder = decoder
+        # inference side: q(z | x), and q({w_i} | x, z, {l_i}) by a graph network
+        self.encoder, self.context = encoder, context
+        self.embed = mlp(part, hidden, embedding)
+        self.graph = MessagePassing(hidden + global_features + embedding, 3 * features, hidden, layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters."""
+        return next(self.parameters()).dtype
+
+    def parts(self, x: Tensor, z: Tensor, part: Tensor, present: Tensor, noise: Tensor) -> Tensor:
+        r"""The numbers of q({w_i} | x, z, {l_i}): means, raw deviations and logits, (batch, places, 3 \* features)."""
+        same = torch.cat([self.context(x), z], -1)
+        whole, place = present.nonzero(as_tuple=True)
+        found = self.graph(
+            torch.cat([same[whole], self.embed(part[whole, place]) + noise[whole, place]], -1), whole, len(x)
+        )
+        return found.new_zeros(*present.shape, found.shape[-1]).index_put((whole, place), found)
+
+
+class PartsMLP(PartsNetwork):
+    """Fully connected networks, for wholes of any shape.
+
+    Arguments:
+        shape: of one whole.
+        features: w_i.
+        labels: for each place the number of categories and the intervals of the numbers, the same for all.
+        global_features: z.
+        embedding: that stand for a part in the inference of the parts.
+        hidden: the width of all layers.
+        layers: of messages.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        features: int,
+        labels: Sequence[int | Interval],
+        global_features: int = 8,
+        embedding: int = 16,
+        hidden: int = 128,
+        layers: int = 2,
+    ) -> None:
+        _check(features=features, global_features=global_features, embedding=embedding, hidden=hidden, layers=layers)
+        size = math.prod(shape)
+
+        def encoder(outputs: int) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), *mlp(size, hidden, hidden, outputs))
+
+        super().__init__(
+            shape,
+            encoder(2 * global_features),
+            encoder(hidden),
+            nn.Sequential(
+                *mlp(features + global_features, hidden, hidden, 2 * size), nn.Unflatten(1, (2, *tuple(shape)))
+            ),
+            features=features,
+            global_features=global_features,
+            labels=labels,
+            embedding=embedding,
+            hidden=hidden,
+            layers=layers,
+        )
+
+
+class PartsLarge(PartsMLP):
+    """The same with the widths of the paper's code: three layers of messages, and 2,048 units in all layers."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        features: int,
+        labels: Sequence[int | Interval],
+        global_features: int = 8,
+        embedding: int = 256,
+        hidden: int = 2048,
+        layers: int = 3,
+    ) -> None:
+        super().__init__(shape, features, labels, global_features, embedding, hidden, layers)
+
+
+class PartsConv(PartsNetwork):
+    """Convolutions for images whose height and width are multiples of four.
+
+    All channels of a pixel have one deviation (CompVAE, section 4.2).
+
+    Arguments:
+        shape: (channels, height, width).
+        features: w_i.
+        labels: for each place the number of categories and the intervals of the numbers, the same for all.
+        global_features: z.
+        embedding: that stand for a part in the inference of the parts.
+        hidden: the width of the fully connected layers.
+        layers: of messages.
+        channels: of the larger and of the smaller maps.
+
+    Raises:
+        ValueError: if a number is below 1, or the shape does not fit.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        features: int,
+        labels: Sequence[int | Interval],
+        global_features: int = 8,
+        embedding: int = 16,
+        hidden: int = 128,
+        layers: int = 2,
+        channels: tuple[int, int] = (32, 64),
+    ) -> None:
+        _check(
+            features=features,
+            global_features=global_features,
+            embedding=embedding,
+            hidden=hidden,
+            layers=layers,
+            channels=min(channels),
+        )
+        if len(shape) != 3 or shape[1] % 4 or shape[2] % 4:
+            raise ValueError(
+                f"PartsConv needs images (channels, height, width), height and width multiples of 4; got {tuple(shape)}"
+            )
+        large, small = channels
+        smallest = (small, shape[1] // 4, shape[2] // 4)
+
+        def encoder(outputs: int) -> nn.Module:
+            return nn.Sequential(
+                nn.Conv2d(shape[0], large, 4, 2, 1),
+                nn.ELU(),
+                nn.Conv2d(large, small, 4, 2, 1),
+                nn.ELU(),
+                nn.Flatten(),
+                *mlp(math.prod(smallest), hidden, outputs),
+            )
+
+        super().__init__(
+            shape,
+            encoder(2 * global_features),
+            encoder(hidden),
+            nn.Sequential(
+                *mlp(features + global_features, hidden, math.prod(smallest)),
+                nn.ELU(),
+                nn.Unflatten(1, smallest),
+                nn.ConvTranspose2d(small, large, 4, 2, 1),
+                nn.ELU(),
+                nn.ConvTranspose2d(large, shape[0] + 1, 4, 2, 1),
+                _OneDeviation(),
+            ),
+            features=features,
+            global_features=global_features,
+            labels=labels,
+            embedding=embedding,
+            hidden=hidden,
+            layers=layers,
+        )
+
+
+class _OneDeviation(nn.Module):
+    """Takes the last channel to be the raw deviation of all others."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        mean, raw = maps[:, :-1], maps[:, -1:]
+        return torch.stack([mean, raw.expand_as(mean)], 1)
+
+
+def _check(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")

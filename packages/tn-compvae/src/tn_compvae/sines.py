@@ -10,22 +10,20 @@ References:
 """
 
 import math
-from collections.abc import Mapping, Sequence
 
-from tn_core.protocols import Split, SplitName
+import torch
+from torch import Tensor
+
+from tn_compvae.simulated import Hidden, Simulated
 
 __all__ = ["Sines"]
 
 
-class Sines:
-    """Sums of sines, drawn from a seed: the same arguments give the same data.
+class Sines(Simulated):
+    """Sums of sines; a part is a wave with a frequency that is told, an amplitude and a phase that are not.
 
-    The labels of an item are its set of parts: label "part k" is the frequency of its k-th part, and -1 says that it
-    has no k-th part, not that the part is unknown. The parts come first, in no particular order, then the -1s. The
-    number of parts is uniform on 1..``parts``; every part's frequency is uniform on all of them, so one may come twice.
-
-    The paper's x is divided by a constant, ``unit``, so that data lie in [-1, 1] whatever the number of parts. It
-    generates data without end; here the number of training items is fixed.
+    See :class:`tn_compvae.simulated.Simulated` for what items look like. The paper's x is divided by a constant,
+    ``unit``, so that data lie in [-1, 1] whatever the number of parts.
 
     Arguments:
         parts: the largest number of parts (the paper: 16).
@@ -35,9 +33,13 @@ class Sines:
         nonlinearity: C.
         phase_deviation: of the phases, in radians. (The paper's code: 0.8.)
         unit: what the paper's x is divided by; None: ``parts``. Give the same to data sets that shall be comparable.
-        items: in the training part.
+        items: in the training part, and in an epoch of what is drawn without end.
         test_items: in the test part.
-        seed: of both.
+        seed: of both parts.
+        grow_every: the largest number of parts in training is 2 at first and grows by one whenever so many items were
+            drawn; 0: ``parts`` from the start. (The paper: every 3,000 batches of 256.)
+        held_out: sets of two or more parts whose categories, counted from 0, sum to a multiple of it are kept out of
+            the training data; 0: none.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -55,14 +57,10 @@ class Sines:
         items: int = 8192,
         test_items: int = 1024,
         seed: int = 0,
+        grow_every: int = 0,
+        held_out: int = 0,
     ) -> None:
-        for name, value in (
-            ("parts", parts),
-            ("frequencies", frequencies),
-            ("length", length),
-            ("items", items),
-            ("test_items", test_items),
-        ):
+        for name, value in (("frequencies", frequencies), ("length", length)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name, number in (("resolution", resolution), ("nonlinearity", nonlinearity), ("unit", unit)):
@@ -70,46 +68,30 @@ class Sines:
                 raise ValueError(f"{name} must be positive, got {number}")
         if not phase_deviation >= 0:
             raise ValueError(f"phase_deviation must not be negative, got {phase_deviation}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
-        self.parts, self.frequencies, self.length = parts, frequencies, length
-        self.resolution = length if resolution is None else resolution
+        super().__init__(
+            (length,),
+            [str(k + 1) for k in range(frequencies)],
+            details=2,
+            parts=parts,
+            items=items,
+            test_items=test_items,
+            seed=seed,
+            grow_every=grow_every,
+            held_out=held_out,
+        )
+        self.length, self.resolution = length, length if resolution is None else resolution
         self.nonlinearity, self.phase_deviation = nonlinearity, phase_deviation
         self.unit = float(parts) if unit is None else unit
-        self.seed = seed
-        self._items = {"train": items, "test": test_items}
-        self.shape: tuple[int, ...] = (length,)
-        names = [str(k + 1) for k in range(frequencies)]
-        self.labels: Mapping[str, Sequence[str]] = {f"part {k + 1}": names for k in range(parts)}
 
-    def split(self, name: SplitName) -> Split:
-        """Returns one part: x float32 (items, length) in [-1, 1], labels long (items, parts), none hidden.
-
-        Raises:
-            ValueError: if the name is neither "train" nor "test".
-        """
-        import numpy as np
-        import torch
-
-        if name not in self._items:
-            raise ValueError(f"name must be 'train' or 'test', got {name!r}")
-        items = self._items[name]
-        # NumPy promises never to change this stream; torch does not
-        random = np.random.RandomState([self.seed, list(self._items).index(name)])
-        counts = random.randint(1, self.parts + 1, size=items)
-        categories = random.randint(self.frequencies, size=(items, self.parts))
-        amplitudes = random.normal(1, 0.3, size=(items, self.parts))
-        phases = random.normal(0, self.phase_deviation, size=(items, self.parts))
-        present = np.arange(self.parts) < counts[:, None]
-        amplitudes = amplitudes * present
-
-        angle = 2 * math.pi * np.arange(self.length) / self.resolution
-        total = np.zeros((items, self.length))
-        for k in range(self.parts):  # one part at a time keeps the memory at one number a sample
-            wave = np.cos((categories[:, k, None] + 1) * angle + phases[:, k, None])
-            total += amplitudes[:, k, None] * wave
-        size = counts[:, None]
-        x = size / self.unit * np.tanh(self.nonlinearity / size * total)
-
-        labels = torch.from_numpy(np.where(present, categories, -1)).long()
-        return Split(torch.from_numpy(x).float(), labels, torch.zeros_like(labels, dtype=torch.bool))
+    def simulate(self, y: Tensor, hidden: Hidden) -> Tensor:
+        r"""Computes wholes (batch, length) of sets y; details are the quantiles of a part's amplitude and phase."""
+        parts = self.schema.read(y)
+        amplitude, phase = torch.special.ndtri(hidden.parts).unbind(-1)
+        amplitude = (1 + 0.3 * amplitude).where(parts.present, 0)
+        angle = torch.arange(self.length, device=y.device).to(amplitude) * (2 * math.pi / self.resolution)
+        total = amplitude.new_zeros(len(y), self.length)
+        for k in range(amplitude.shape[1]):  # one part at a time keeps the memory at one number a sample
+            turned = torch.outer(parts.category[:, k] + 1, angle) + self.phase_deviation * phase[:, k, None]
+            total += amplitude[:, k, None] * turned.cos()
+        size = parts.sizes.unsqueeze(1).to(total)
+        return size / self.unit * torch.tanh(self.nonlinearity / size.clamp_min(1) * total)
