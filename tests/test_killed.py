@@ -144,7 +144,20 @@ def test_every_model_measured_on_data_drawn_anew(tn: Tn, tmp_path: Path, killer:
     data = ("--data", "digits", "--data.binarize", "true", "--data.train_size", "200")
     options = ("--features", "4", "--epochs", "4", "--batch_size", "32", "--decay", "0.6")
     held_out = ("--validation", "40", "--patience", "2")
-    line = ("fit", "--model", *model.split(), *data, *options, *held_out)
+    check_killed(tn, tmp_path, killer, "fit", "--model", *model.split(), *data, *options, *held_out)
+
+
+def test_a_model_of_wholes_on_data_without_end(tn: Tn, tmp_path: Path, killer: str) -> None:
+    """Sets that grow, and a learning rate that is halved, in the course of training."""
+    data = ("--data", "sines", "--data.items", "128", "--data.grow_every", "160", "--data.length", "20")
+    model = ("--model", "CompVAE", "--model.network.hidden", "8", "--model.halve_every", "6")
+    check_killed(
+        tn, tmp_path, killer, "fit", *model, *data, "--epochs", "4", "--batch_size", "32", "--validation", "64"
+    )
+
+
+def check_killed(tn: Tn, tmp_path: Path, killer: str, *line: str) -> None:
+    """A run that is killed after its second epoch and goes on is the same as one that was not."""
     done = tn(*line, "--out", tmp_path / "whole")
     assert done.returncode == 0, done.stderr
     killed = tn(*line, "--out", tmp_path / "run", PYTHONPATH=killer, KILL_AT="os.rename:/last.ckpt:2")

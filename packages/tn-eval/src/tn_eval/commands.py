@@ -211,6 +211,7 @@ def evaluate(
     import torch
 
     from tn_eval.devices import OnDevice, find_device
+    from tn_eval.metrics import Value
 
     place = find_device(device)
     data = build(config["data"], "datasets", host, root=data_root)
@@ -247,12 +248,13 @@ def evaluate(
             print(f"{name}: not measured: {error}")
             continue
         for key, value in values.items():
-            found[key] = value
+            found[key] = value  # a plugin's may be plain numbers
             print(f"{key}: {value}", flush=True)
     if not found:
         raise UserError(f"nothing was measured: {config['model']['name']} offers nothing that a metric can use")
     path = Path(run) / "metrics.json"
-    content = {"seed": seed, "metrics": {key: value.as_dict() for key, value in found.items()}}
+    numbers = {k: v.as_dict() if isinstance(v, Value) else {"value": float(v)} for k, v in found.items()}
+    content = {"seed": seed, "metrics": numbers}
     try:
         write_text(path, json.dumps(content, indent=2) + "\n")
     except OSError as error:

@@ -15,8 +15,9 @@ References:
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -94,20 +95,18 @@ class Value:
 
 @torch.no_grad()
 def bound_elbo(model: Bounds, data: Data, batch_size: int = 500) -> Mapping[str, Value]:
-    """The evidence lower bound of log p(x) of the test items, one posterior sample each."""
-    x = data.split("test").x
-    found = [model.elbo(to_float(part)) for part in x.split(batch_size)]
+    """The evidence lower bound of log p(x) of the test items (or log p(x | y)), one posterior sample each."""
+    found = [model.elbo(to_float(x), y) for x, y in _test_items(model, data, slice(None), batch_size)]
     return {"elbo": Value.of(torch.cat(found), "nats per example", "higher")}
 
 
 @torch.no_grad()
 def bound_iwae(model: Bounds, data: Data, samples: int = 100, items: int = 1000) -> Mapping[str, Value]:
-    """The importance-weighted bound of log p(x) of so many test items, always the same random choice."""
-    x = data.split("test").x
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:items]  # test sets may be sorted
-    x = x[chosen.sort().values]
+    """The importance-weighted bound of the same, of so many test items, always the same random choice."""
+    everything = torch.randperm(len(data.split("test")), generator=torch.Generator().manual_seed(0))
+    chosen = everything[:items].sort().values  # test sets may be sorted
     batch = max(1, 2000 // samples)
-    found = [model.iwae(to_float(part), None, samples) for part in x.split(batch)]
+    found = [model.iwae(to_float(x), y, samples) for x, y in _test_items(model, data, chosen, batch)]
     return {f"iwae_{samples}": Value.of(torch.cat(found), "nats per example", "higher")}
 
 
@@ -369,6 +368,15 @@ def clustering(model: Assigns, data: Data, batch_size: int = 500) -> Mapping[str
     found["cluster_mutual_information"] = Value.resampled(information, items, "of 1", "higher")
     found["cluster_rand_index"] = Value.resampled(rand, items, "of 1", "higher")
     return found
+
+
+def _test_items(
+    model: Bounds, data: Data, chosen: Tensor | slice, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of test items; with their labels if the model needs them."""
+    part = data.split("test")
+    labels = part.labels[chosen].split(batch_size) if getattr(model, "needs_labels", False) else repeat(None)
+    return zip(part.x[chosen].split(batch_size), labels)  # noqa: B905  (None goes on for ever)
 
 
 def _label_sets(data: Data, count: int) -> Tensor:

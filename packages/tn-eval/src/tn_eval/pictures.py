@@ -1,4 +1,4 @@
-"""Pictures as PNG: grids of images, densities of two latents, histograms."""
+"""Pictures as PNG: grids of images, curves, densities of two latents, histograms."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tn_core.storage import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["save_density", "save_grid", "save_histograms"]
+__all__ = ["save_bands", "save_curves", "save_density", "save_grid", "save_histograms"]
 
 
 def save_grid(images: Tensor, path: Path, columns: int, smallest: int = 32) -> None:
@@ -116,6 +116,63 @@ def save_histograms(groups: Mapping[str, Tensor], path: Path, bins: int) -> None
         panel.set_title(title, fontsize="medium", parse_math=False)
         panel.set_xlabel("x" if len(edges) == 1 else "x_0")
     panels[0].set_ylabel("density" if len(edges) == 1 else "x_1")
+    _save(figure, path)
+
+
+def save_curves(
+    panels: Sequence[Mapping[str, Tensor]],
+    path: Path,
+    columns: int,
+    axes: tuple[str, str] = ("", ""),
+    scale: str = "linear",
+) -> None:
+    """Writes curves, panel by panel, all with the same axes.
+
+    Arguments:
+        panels: for each the names of its curves and their values, (points,).
+        path: a .png file.
+        columns: panels in a row.
+        axes: names of the two axes.
+        scale: of the upward axis, as matplotlib calls it.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7.2, 3.6 if rows == 1 else 1.4 * rows), dpi=150, layout="constrained")
+    planes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for plane, curves in zip(planes.flat, panels, strict=False):
+        for name, values in curves.items():
+            plane.plot(values.tolist(), label=name, linewidth=1)
+        plane.set_yscale(scale)
+        plane.legend(fontsize="x-small", loc="upper right")
+    figure.supxlabel(axes[0], fontsize="medium")
+    figure.supylabel(axes[1], fontsize="medium")
+    _save(figure, path)
+
+
+def save_bands(groups: Mapping[str, Tensor], path: Path, *, title: str) -> None:
+    """Writes curves with bands round them, beside one another and with the same axes.
+
+    Arguments:
+        groups: names, each with lower ends, curve and upper ends, (3, points).
+        path: a .png file.
+        title: of the picture.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(groups), 3.2), dpi=150, layout="constrained")
+    planes = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
+    for plane, (name, (low, middle, high)) in zip(planes, groups.items(), strict=True):
+        plane.fill_between(range(len(low)), low.tolist(), high.tolist(), alpha=0.3)
+        plane.plot(middle.tolist(), linewidth=1)
+        plane.set_title(name, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", parse_math=False)
     _save(figure, path)
 
 

@@ -13,6 +13,7 @@ def datasets() -> dict[str, str]:
         "celeba": "tn_eval.files:CelebA",
         "cifar10": "tn_eval.datasets:CIFAR10",
         "cifar10-part": "tn_eval.files:CIFAR10Part",
+        "counts": "tn_eval.counts:Counts",
         "digits": "tn_eval.datasets:Digits",
         "fashion-mnist": "tn_eval.datasets:FashionMNIST",
         "gaussian-grid": "tn_eval.synthetic:GaussianGrid",
@@ -42,6 +43,7 @@ def metrics() -> dict[str, str]:
         "iwae": "tn_eval.metrics:bound_iwae",
         "modes": "tn_eval.modes:modes",
         "reconstruction": "tn_eval.metrics:reconstruction",
+        **{name: f"tn_eval.wholes:{name}" for name in ("bags", "recomposition", "sizes")},
     }
 
 
@@ -52,4 +54,5 @@ def commands() -> dict[str, str]:
         **{name: f"tn_eval.commands:{name}" for name in ("evaluate", "impute", "sample")},
         **{name: f"tn_eval.views:{name}" for name in ("density", "histogram", "hop")},
         "neighbours": "tn_eval.neighbours:neighbours",
+        **{name: f"tn_eval.whole_views:{name}" for name in ("bands", "curves", "recompose", "wholes")},
     }
