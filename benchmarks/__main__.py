@@ -1,4 +1,7 @@
-"""``python -m benchmarks chain``, ``closing``, ``gradients``, ``plans``, ``precision``; see docs/performance.md."""
+"""``python -m benchmarks chain``, ``closing``, ``gradients``, ``parts``, ``plans``, ``precision``.
+
+See docs/performance.md.
+"""
 
 import json as json_module
 import platform
@@ -68,6 +71,28 @@ def chain(
         report("loop", [loop_overhead(where)])
     if "gan" in tables:
         report("gan", share_in_a_gan(where))
+
+
+def parts(
+    device: str = "cpu",
+    json: Path | None = None,
+    sizes: list[int] = [1, 2, 4, 8, 16, 30],  # noqa: B006
+    seconds: float = 10.0,
+) -> None:
+    """Measures a training step of CompVAE beside a loop over the parts.
+
+    Args:
+        device: cpu or cuda.
+        json: where to write the figures.
+        sizes: the largest numbers of parts.
+        seconds: how long the two take turns for each.
+    """
+    from benchmarks.parts import step_by_parts
+
+    where = torch.device(device)
+    rows = step_by_parts(where, sizes, seconds)
+    show(rows)
+    write({"about": about(where), "parts": rows}, json)
 
 
 def about(device: torch.device) -> dict[str, Any]:
@@ -195,5 +220,12 @@ def plans(
 
 
 if __name__ == "__main__":
-    commands: Any = {"chain": chain, "closing": closing, "gradients": gradients, "plans": plans, "precision": precision}
+    commands: Any = {
+        "chain": chain,
+        "closing": closing,
+        "gradients": gradients,
+        "parts": parts,
+        "plans": plans,
+        "precision": precision,
+    }
     auto_cli(commands, as_positional=False)

@@ -11,9 +11,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.parts import LoopedMLP  # noqa: E402
 from benchmarks.precision import errors  # noqa: E402
 from benchmarks.yardstick import Yardstick  # noqa: E402
 
+from tn_compvae import CompVAE, PartsMLP  # noqa: E402
 from tn_priors import TRIP  # noqa: E402
 
 
@@ -126,3 +128,19 @@ def test_gradients_of_a_gan_are_measured_by_every_estimator(tmp_path: Path) -> N
     for row in found:
         assert all(row[name] > 0 for name in ("pathwise", "score-function", "hybrid"))
         assert row["times pathwise"] == row["score-function"] / row["pathwise"]
+
+
+def test_the_loop_over_parts_has_the_same_bound_and_gradients() -> None:
+    x, y = (
+        torch.randn(5, 12, dtype=torch.float64),
+        torch.tensor([[2, 0, 2], [1, -1, -1], [0, 1, -1], [-1] * 3, [2] * 3]),
+    )
+    found = []
+    for kind in (PartsMLP, LoopedMLP):
+        torch.manual_seed(0)
+        model = CompVAE(kind((12,), 3, [3] * 3, hidden=8)).double()
+        noise = model.noise(x, 3)
+        bound = model.elbo(x, y, noise)
+        bound.sum().backward()
+        found.append((bound.detach(), [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-9)
