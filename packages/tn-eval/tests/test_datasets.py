@@ -32,7 +32,7 @@ def resolve(target):
 
 
 # what is made of another data set has tests of its own: test_brightness.py
-OF_OTHERS = ("brightness", "stacked")  # made of another data set
+OF_OTHERS = ("brightness", "counts", "stacked")  # made of another data set
 KINDS = {name: resolve(target) for name, target in plugin.datasets().items() if name not in OF_OTHERS}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
