@@ -118,7 +118,8 @@ def bags(model: Samples, data: Data, count: int = 20, samples: int = 1000) -> Ma
 
 def _simulated(data: Data, protocol: Any) -> Any:
     if not isinstance(data, protocol):
-        raise ValueError(f"it needs wholes made of parts from a simulator, as the data set sines has, not {data}")
+        name = type(data).__name__
+        raise ValueError(f"it needs wholes made of parts from a simulator, as the data set sines has, not {name}")
     return data
 
 
