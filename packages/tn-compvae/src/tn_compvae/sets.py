@@ -145,7 +145,7 @@ class Schema:
         """Draws sets of 1 to ``places`` parts, each size equally often, and each category and number uniformly."""
         present = torch.arange(places) < torch.randint(1, places + 1, (count, 1))
         category = torch.randint(self.categories, (count, places)).where(present, -1)
-        return self.write(Parts(category, self._numbers(torch.rand(count, places, len(self.numbers)))))
+        return self.write(Parts(category, self.numbers_at(torch.rand(count, places, len(self.numbers)))))
 
     def choose(self, allowed: Sequence[Tensor | None], count: int) -> Tensor:
         """Draws sets of which it is said label by label what they may be.
@@ -161,7 +161,7 @@ class Schema:
         if len(allowed) % self.width:
             raise ValueError(f"there are {self.width} labels a part, got {len(allowed)} in all")
         places = [allowed[k : k + self.width] for k in range(0, len(allowed), self.width)]
-        numbers = self._numbers(torch.rand(count, len(places), len(self.numbers)))
+        numbers = self.numbers_at(torch.rand(count, len(places), len(self.numbers)))
         category = torch.full((count, len(places)), -1)
         for k, (mask, *told) in enumerate(places):
             if mask is not None:
@@ -171,8 +171,7 @@ class Schema:
                     numbers[:, k, j] = number
         return self.write(Parts(category, numbers))
 
-    def _numbers(self, uniform: Tensor) -> Tensor:
-        """Numbers in their intervals."""
-        for j, interval in enumerate(self.numbers):
-            uniform[..., j] = interval.low + (interval.high - interval.low) * uniform[..., j]
-        return uniform
+    def numbers_at(self, uniform: Tensor) -> Tensor:
+        r"""The numbers of parts, evenly spread over their intervals, by uniform ones (\*batch, numbers)."""
+        low, high = uniform.new_tensor([(n.low, n.high) for n in self.numbers]).reshape(-1, 2).unbind(1)
+        return low + (high - low) * uniform

@@ -137,10 +137,9 @@ class Simulated(ABC):
     def alone(self, y: Tensor, hidden: Hidden) -> Tensor:
         """Each part as a whole by itself, (batch, places, *shape), 0 in places without a part."""
         parts = self.schema.read(y)
-        lone = Parts(*(value.flatten(0, 1).unsqueeze(1) for value in parts))
         shared = hidden.whole.repeat_interleave(parts.category.shape[1], 0)
-        x = self.simulate(self.schema.write(lone), Hidden(hidden.parts.flatten(0, 1).unsqueeze(1), shared))
-        return x.where(lone.present.reshape(-1, *[1] * len(self.shape)), 0).unflatten(0, parts.present.shape)
+        x = self.simulate(self._lone(parts), Hidden(hidden.parts.flatten(0, 1).unsqueeze(1), shared))
+        return self._by_place(x, parts)
 
     def sets(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Draws sets of so many parts, which may be more than ``parts``, (count, labels)."""
@@ -168,9 +167,7 @@ class Simulated(ABC):
     def sums(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws the parts of each set independently, each as a whole by itself, and adds them up, (batch, *shape)."""
         parts = self.schema.read(y)
-        lone = self.schema.write(Parts(*(value.flatten(0, 1).unsqueeze(1) for value in parts)))
-        x = self.wholes(lone, generator).where(parts.present.reshape(-1, *[1] * len(self.shape)), 0)
-        return x.unflatten(0, parts.present.shape).sum(1)
+        return self._by_place(self.wholes(self._lone(parts), generator), parts).sum(1)
 
     @property
     def _width(self) -> int:
@@ -194,5 +191,14 @@ class Simulated(ABC):
 
     def _told(self, uniform: Tensor) -> Parts:
         """Parts by uniform numbers (batch, places, 1 + numbers)."""
-        low, high = uniform.new_tensor([(n.low, n.high) for n in self.schema.numbers]).reshape(-1, 2).unbind(1)
-        return Parts((uniform[..., 0] * self.schema.categories).long(), low + (high - low) * uniform[..., 1:])
+        category = (uniform[..., 0] * self.schema.categories).long()
+        return Parts(category, self.schema.numbers_at(uniform[..., 1:]))
+
+    def _lone(self, parts: Parts) -> Tensor:
+        """Sets of one part each, those of all places one after the other."""
+        return self.schema.write(Parts(*(value.flatten(0, 1).unsqueeze(1) for value in parts)))
+
+    def _by_place(self, x: Tensor, parts: Parts) -> Tensor:
+        """Wholes of such sets by whole and place, 0 in places without a part."""
+        present = parts.present.reshape(*parts.present.shape, *[1] * len(self.shape))
+        return x.unflatten(0, parts.present.shape).where(present, 0)

@@ -33,6 +33,7 @@ from tn_core.protocols import (
     Interval,
     Reconstructs,
     Samples,
+    Split,
     all_unknown,
     categorical_labels,
     is_known,
@@ -96,17 +97,18 @@ class Value:
 @torch.no_grad()
 def bound_elbo(model: Bounds, data: Data, batch_size: int = 500) -> Mapping[str, Value]:
     """The evidence lower bound of log p(x) of the test items (or log p(x | y)), one posterior sample each."""
-    found = [model.elbo(to_float(x), y) for x, y in _test_items(model, data, slice(None), batch_size)]
+    found = [model.elbo(to_float(x), y) for x, y in _test_items(model, data.split("test"), slice(None), batch_size)]
     return {"elbo": Value.of(torch.cat(found), "nats per example", "higher")}
 
 
 @torch.no_grad()
 def bound_iwae(model: Bounds, data: Data, samples: int = 100, items: int = 1000) -> Mapping[str, Value]:
     """The importance-weighted bound of the same, of so many test items, always the same random choice."""
-    everything = torch.randperm(len(data.split("test")), generator=torch.Generator().manual_seed(0))
+    part = data.split("test")
+    everything = torch.randperm(len(part), generator=torch.Generator().manual_seed(0))
     chosen = everything[:items].sort().values  # test sets may be sorted
     batch = max(1, 2000 // samples)
-    found = [model.iwae(to_float(x), y, samples) for x, y in _test_items(model, data, chosen, batch)]
+    found = [model.iwae(to_float(x), y, samples) for x, y in _test_items(model, part, chosen, batch)]
     return {f"iwae_{samples}": Value.of(torch.cat(found), "nats per example", "higher")}
 
 
@@ -371,10 +373,9 @@ def clustering(model: Assigns, data: Data, batch_size: int = 500) -> Mapping[str
 
 
 def _test_items(
-    model: Bounds, data: Data, chosen: Tensor | slice, batch_size: int
+    model: Bounds, part: Split, chosen: Tensor | slice, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Batches of test items; with their labels if the model needs them."""
-    part = data.split("test")
     labels = part.labels[chosen].split(batch_size) if getattr(model, "needs_labels", False) else repeat(None)
     return zip(part.x[chosen].split(batch_size), labels)  # noqa: B905  (None goes on for ever)
 

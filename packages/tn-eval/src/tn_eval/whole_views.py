@@ -243,7 +243,6 @@ def _one_set(model: Any, source: Simulates, labels: str | None, config: Any, gen
         known = labels_of(config["labels"])
         drawn: Tensor = model.schema.choose(label_evidence(parse_labels(labels, known), known), 1)
         return drawn[0]
-    try:
-        return source.unseen(1, source.parts, generator)[0]
-    except ValueError:
-        return source.sets(1, source.parts, generator)[0]
+    from tn_eval.wholes import new_set
+
+    return new_set(source, source.parts, generator)

@@ -15,7 +15,7 @@ from tn_core.protocols import Bounds, Composes, Data, Samples, Simulates, Simula
 from tn_eval.distances import gaussian_discrepancy
 from tn_eval.metrics import Value
 
-__all__ = ["bags", "recomposition", "sizes"]
+__all__ = ["bags", "new_set", "recomposition", "sizes"]
 
 _UNIT = "root mean square"
 
@@ -96,14 +96,11 @@ def bags(model: Samples, data: Data, count: int = 20, samples: int = 1000) -> Ma
     found: dict[str, list[float]] = {}
     for k in range(count):
         size, generator = 2 + k % (known.parts - 1), _generator(k)
-        try:
-            y = known.unseen(1, size, generator)
-        except ValueError:
-            y = known.sets(1, size, generator)
+        y = new_set(known, size, generator)
         sets = y.expand(samples, -1)
         truth = known.wholes(sets, generator).flatten(1)
         for suffix, x in (
-            ("", model.sample(samples, y[0])),
+            ("", model.sample(samples, y)),
             ("_sum", known.sums(sets, generator)),
             ("_simulator", known.wholes(sets, generator)),
         ):
@@ -114,6 +111,14 @@ def bags(model: Samples, data: Data, count: int = 20, samples: int = 1000) -> Ma
         name: Value.of(torch.tensor(values), *(("squared", "lower") if "mmd" in name else ("of the simulator's", "1")))
         for name, values in found.items()
     }
+
+
+def new_set(source: Simulates, size: int, generator: torch.Generator) -> Tensor:
+    """Draws a set of so many parts, (labels,): one that the training data do not have, if they hold out any."""
+    try:
+        return source.unseen(1, size, generator)[0]
+    except ValueError:
+        return source.sets(1, size, generator)[0]
 
 
 def _simulated(data: Data, protocol: Any) -> Any:
