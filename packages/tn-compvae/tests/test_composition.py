@@ -94,7 +94,7 @@ def test_wholes_are_taken_apart_by_the_posterior() -> None:
     torch.manual_seed(5)
     nodes = m.noise(x, 4).nodes
     z = m.q_whole(x).mean
-    q = m.q_parts(x, z, found.parts, nodes)
+    q = m.q_parts(x, z, found.parts, nodes, m.p_parts(found.parts))
     assert torch.equal(found.latents, q.mean)
     p_z = m.p_whole(found.latents.sum(1))
     torch.testing.assert_close(p_z.mean + p_z.stddev * found.whole, z)

@@ -95,8 +95,8 @@ def test_the_bound_is_the_sum_of_the_terms_of_equation_4() -> None:
         at = slice(k, k + 1)
         y = SETS[at, :count]
         parts = m.schema.read(y)
-        q = m.q_parts(x[at], z[at], parts, noise.nodes[at, :count])
         p = m.p_parts(parts)
+        q = m.q_parts(x[at], z[at], parts, noise.nodes[at, :count], p)
         w = q.transform(noise.parts[at, :count]).sum(1)
         term = m.p_data(z[at], w).log_prob(x[at]).sum() + m.p_whole(w).log_prob(z[at]).sum()
         term -= torch.distributions.Normal(q_z.mean[at], q_z.stddev[at]).log_prob(z[at]).sum()
@@ -255,11 +255,40 @@ def test_samples_have_the_shape_of_the_data() -> None:
 def test_parts_of_one_category_are_drawn_apart() -> None:
     m = model().double()
     x, y = wholes(1), m.schema.read(torch.zeros(1, 3).long())
-    q = m.q_parts(x, torch.zeros(1, 2).double(), y, torch.randn(1, 3, 4).double())
+    p = m.p_parts(y)
+    q = m.q_parts(x, torch.zeros(1, 2).double(), y, torch.randn(1, 3, 4).double(), p)
     assert (q.mean[0, 0] - q.mean[0, 1]).abs().min() > 1e-6
     # it is the noise that tells them apart
-    q = m.q_parts(x, torch.zeros(1, 2).double(), y, torch.zeros(1, 3, 4).double())
+    q = m.q_parts(x, torch.zeros(1, 2).double(), y, torch.zeros(1, 3, 4).double(), p)
     torch.testing.assert_close(q.mean[0, 0], q.mean[0, 1])
+
+
+def test_categories_differ_from_the_start() -> None:
+    m = CompVAE(network(labels=[5, protocols.Interval(-2, 2)] * 4))
+    y = m.schema.draw(4000, 1)
+    described = m.schema.describe(m.schema.read(y), torch.float32).squeeze(1)
+    with torch.no_grad():
+        mean, raw = m.network.part_prior(described).chunk(2, -1)
+        embedded = m.network.embed(described)
+    for value, center, deviation in ((mean, 0.0, 1.0), (raw, -1.0, 2.0), (embedded, 0.0, 3.0)):
+        torch.testing.assert_close(value.mean(0), torch.full_like(value[0], center), rtol=0, atol=0.3)
+        torch.testing.assert_close(value.std(0), torch.full_like(value[0], deviation), rtol=0.1, atol=0)
+
+
+def test_parts_that_are_all_alike_are_allowed() -> None:
+    m = CompVAE(network(labels=[1] * 4))
+    assert m.elbo(wholes().float(), torch.tensor([0, 0])).isfinite().all()
+
+
+def test_the_posterior_follows_a_prior_that_becomes_narrow() -> None:
+    m, y = model().double(), torch.tensor([[2, 3]])
+    parts, noise = m.schema.read(y), m.noise(wholes(1), 2)
+    with torch.no_grad():
+        m.network.part_prior[-1].bias[m.network.features :] -= 20
+    p = m.p_parts(parts)
+    q = m.q_parts(wholes(1), noise.whole, parts, noise.nodes, p)
+    assert q.variance.sqrt().max() < 0.01
+    assert q.divergence(p.mean, p.stddev).item() < 100
 
 
 @pytest.mark.parametrize(

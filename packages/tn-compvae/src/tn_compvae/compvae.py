@@ -152,8 +152,11 @@ class CompVAE(LightningModule):
         mean, raw = self.network.encoder(x).chunk(2, -1)
         return Normal(mean, _positive(raw), validate_args=False)
 
-    def q_parts(self, x: Tensor, z: Tensor, parts: Parts, noise: Tensor) -> PartsPosterior:
+    def q_parts(self, x: Tensor, z: Tensor, parts: Parts, noise: Tensor, p_w: Normal) -> PartsPosterior:
         r"""q({w_i} | x, z, {l_i}), given the noise that tells apart the nodes of equal parts.
+
+        Its means and deviations are relative to the prior's (Vahdat and Kautz, NVAE, 2020, section 3.2): latents whose
+        prior becomes narrow for a category become so in the posterior, and categories come to use latents of their own.
 
         The noise is an auxiliary variable with the same distribution on both sides of the bound, so that the bound with
         this divergence, averaged over the noise, is one.
@@ -163,10 +166,12 @@ class CompVAE(LightningModule):
             z: (batch, global_features).
             parts: (batch, places).
             noise: (batch, places, embedding).
+            p_w: the prior of the parts.
         """
         numbers = self.network.parts(x, z, self._described(parts), parts.present, noise)
-        mean, raw, logits = numbers.chunk(3, -1)
-        return PartsPosterior(mean, _positive(raw), logits, parts.present)
+        shift, raw, logits = numbers.chunk(3, -1)
+        mean, deviation = p_w.mean + p_w.stddev * shift, p_w.stddev * _positive(raw)
+        return PartsPosterior(mean, deviation, logits, parts.present)
 
     # bounds
 
@@ -180,7 +185,8 @@ class CompVAE(LightningModule):
         noise = self.noise(x, parts.present.shape[-1]) if noise is None else noise
         q_z = self.q_whole(x)
         z = q_z.mean + q_z.stddev * noise.whole
-        q_w, p_w = self.q_parts(x, z, parts, noise.nodes), self.p_parts(parts)
+        p_w = self.p_parts(parts)
+        q_w = self.q_parts(x, z, parts, noise.nodes, p_w)
         latents = q_w.transform(noise.parts)
         w = self.aggregation(latents, parts.present)
         reconstruction = self.p_data(z, w).log_prob(x).flatten(1).sum(-1)
@@ -238,8 +244,15 @@ class CompVAE(LightningModule):
         self.log(VALIDATION, self.elbo(*batch).mean(), on_step=False, on_epoch=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Adam, its learning rate halved every so many steps."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, betas=(0.5, 0.9))
+        """Adam, its learning rate halved every so many steps.
+
+        The prior of the parts learns at a tenth of the rate: a faster one becomes narrow before the decoder has learned
+        to use the latents, and they are lost (posterior collapse).
+        """
+        prior = list(self.network.part_prior.parameters())
+        others = [p for name, p in self.named_parameters() if not name.startswith("network.part_prior.")]
+        groups = [{"params": others}, {"params": prior, "lr": self.learning_rate / 10}]
+        optimizer = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.5, 0.9))
         if not self.halve_every:
             return optimizer
         lowest = min(1.0, 1e-6 / self.learning_rate)
@@ -278,7 +291,8 @@ class CompVAE(LightningModule):
         """
         parts = self.schema.read(y, len(x))
         z = self.q_whole(x).mean
-        latents = self.q_parts(x, z, parts, self.noise(x, parts.present.shape[-1]).nodes).mean
+        nodes = self.noise(x, parts.present.shape[-1]).nodes
+        latents = self.q_parts(x, z, parts, nodes, self.p_parts(parts)).mean
         p_z = self.p_whole(self.aggregation(latents, parts.present))
         return Composition(parts, latents, (z - p_z.mean) / p_z.stddev)
 

@@ -25,6 +25,23 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+@torch.no_grad()
+def spread(network: nn.Sequential, inputs: Tensor, mean: float | Tensor, deviation: float | Tensor) -> None:
+    """Sets the last layer so that each output has this mean and deviation over the inputs; one that is constant stays.
+
+    Arguments:
+        network: of fully connected layers, changed in place.
+        inputs: (batch, inputs).
+        mean: of the outputs, or of each.
+        deviation: likewise.
+    """
+    last, found = network[-1], network(inputs)
+    before = found.std(0)
+    factor = torch.where(before > 1e-6, deviation / before, 1)
+    last.bias.copy_(mean + factor * (last.bias - found.mean(0)))
+    last.weight.mul_(factor.unsqueeze(1))
+
+
 class MessagePassing(nn.Module):
     r"""A graph network with a node a part, each connected to all others (CompVAE equation 5).
 
@@ -67,6 +84,11 @@ class MessagePassing(nn.Module):
 
 class PartsNetwork(nn.Module):
     r"""The networks of a model of wholes made of parts.
+
+    The numbers of q({w_i} | x, z, {l_i}) are relative to p(w_i | l_i): the shift of the mean and the factor of the
+    deviation, in deviations of the prior. Categories differ from the start in their priors, and in what stands for
+    them in the posterior more than noise does. Otherwise learning ends with the same prior for every category, and
+    parts that can be taken for one another.
 
     Arguments:
         shape: of one whole.
@@ -116,13 +138,21 @@ class PartsNetwork(nn.Module):
         self.embed = mlp(part, hidden, embedding)
         self.graph = MessagePassing(hidden + global_features + embedding, 3 * features, hidden, layers)
 
+        some = self.schema.describe(self.schema.read(self.schema.draw(1000, 1)), self.dtype).squeeze(1)
+        spread(self.embed, some, 0, 3)
+        mean, deviation = torch.tensor([[0.0, 1.0], [-1.0, 2.0]]).repeat_interleave(features, 0).unbind(1)
+        spread(self.part_prior, some, mean, deviation)
+
     @property
     def dtype(self) -> torch.dtype:
         """Of its parameters."""
         return next(self.parameters()).dtype
 
     def parts(self, x: Tensor, z: Tensor, part: Tensor, present: Tensor, noise: Tensor) -> Tensor:
-        r"""The numbers of q({w_i} | x, z, {l_i}): means, raw deviations and logits, (batch, places, 3 \* features)."""
+        r"""The numbers of q({w_i} | x, z, {l_i}), (batch, places, 3 \* features).
+
+        Shifts of the means and raw factors of the deviations, relative to p(w_i | l_i), and logits.
+        """
         same = torch.cat([self.context(x), z], -1)
         whole, place = present.nonzero(as_tuple=True)
         found = self.graph(
