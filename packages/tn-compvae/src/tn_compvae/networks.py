@@ -36,6 +36,7 @@ def spread(network: nn.Sequential, inputs: Tensor, mean: float | Tensor, deviati
         deviation: likewise.
     """
     last, found = network[-1], network(inputs)
+    assert isinstance(last, nn.Linear)
     before = found.std(0)
     factor = torch.where(before > 1e-6, deviation / before, 1)
     last.bias.copy_(mean + factor * (last.bias - found.mean(0)))
