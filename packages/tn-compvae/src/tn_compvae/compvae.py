@@ -249,9 +249,8 @@ class CompVAE(LightningModule):
         The prior of the parts learns at a tenth of the rate: a faster one becomes narrow before the decoder has learned
         to use the latents, and they are lost (posterior collapse).
         """
-        prior, others = [], []
-        for name, parameter in self.named_parameters():
-            (prior if name.startswith("network.part_prior.") else others).append(parameter)
+        prior = list(self.network.part_prior.parameters())
+        others = [p for p in self.parameters() if all(p is not q for q in prior)]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": prior, "lr": self.learning_rate / 10}]
         optimizer = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.5, 0.9))
         if not self.halve_every:
