@@ -23,7 +23,7 @@ class LoopedMLP(PartsMLP):
         places = range(part.shape[1])
         same = torch.cat([self.context(x), z], -1)
         states = [torch.cat([same, self.embed(part[:, i]) + noise[:, i]], -1) for i in places]
-        for message, update in zip(self.graph.messages, self.graph.updates, strict=True):
+        for message, update, norm in zip(self.graph.messages, self.graph.updates, self.graph.norms, strict=True):
             sent = [message(states[i]) * present[:, i, None] for i in places]
             new = []
             for i in places:
@@ -31,7 +31,7 @@ class LoopedMLP(PartsMLP):
                 for j in places:
                     if j != i:
                         others = others + sent[j]
-                new.append(functional.elu(update(torch.cat([states[i], others], -1))))
+                new.append(functional.elu(norm(update(torch.cat([states[i], others], -1)))))
             states = new
         return torch.stack([self.graph.out(state) for state in states], 1)
 

@@ -15,7 +15,7 @@ from tn_core import protocols
 from tn_core.errors import UserError
 from tn_core.plugins import PluginHost
 from tn_core.storage import build_model, describe, load_model, save_model
-from tn_core.training import Items, SeedEpochs, batches
+from tn_core.training import Decay, Items, SeedEpochs, batches
 
 SETS = torch.tensor([[2, 0, 2, 1], [4, -1, -1, -1], [3, 3, 1, -1], [-1, -1, -1, -1]])
 
@@ -209,6 +209,23 @@ def test_the_learning_rate_is_halved_down_to_a_millionth() -> None:
     assert fit(m, loader, epochs=4).optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-6)
     m = model(learning_rate=1e-2, halve_every=0)
     assert fit(m, loader).optimizers[0].param_groups[0]["lr"] == 1e-2
+
+
+def test_rates_are_halved_decay_and_the_priors_grows() -> None:
+    class Rates(lightning.Callback):
+        def __init__(self) -> None:
+            self.seen: list[list[float]] = []
+
+        def on_before_optimizer_step(self, *_: Any, **__: Any) -> None:
+            self.seen.append([group["lr"] for group in m.trainer.optimizers[0].param_groups])
+
+    m, rates = model(learning_rate=1e-2, halve_every=2), Rates()
+    loader = DataLoader(torch.utils.data.TensorDataset(wholes(40).float(), torch.zeros(40, 4).long()), 8)
+    fit(m, loader, callbacks=[Decay(0.5), rates])  # five steps, in the last two of which the rates fall
+    expected = [1e-2 * 0.5 ** (step // 2) * min(1, (1 - step / 5) / 0.5) for step in range(5)]
+    assert [rate for rate, _ in rates.seen] == pytest.approx(expected)
+    prior = [rate * (0.01 + step / 10_000) for step, rate in enumerate(expected)]
+    assert [rate for _, rate in rates.seen] == pytest.approx(prior)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -150,13 +150,15 @@ class CompVAE(LightningModule):
     def q_whole(self, x: Tensor) -> Normal:
         """q(z | x): independent normals, (batch, global_features)."""
         mean, raw = self.network.encoder(x).chunk(2, -1)
-        return Normal(mean, _positive(raw), validate_args=False)
+        # bounded smoothly, so that neither a tiny nor a huge deviation ends in NaN
+        return Normal(mean, torch.exp(7 * torch.tanh(raw / 7)), validate_args=False)
 
     def q_parts(self, x: Tensor, z: Tensor, parts: Parts, noise: Tensor, p_w: Normal) -> PartsPosterior:
         r"""q({w_i} | x, z, {l_i}), given the noise that tells apart the nodes of equal parts.
 
         Its means and deviations are relative to the prior's (Vahdat and Kautz, NVAE, 2020, section 3.2): latents whose
         prior becomes narrow for a category become so in the posterior, and categories come to use latents of their own.
+        No part's deviation is more than twice the prior's.
 
         The noise is an auxiliary variable with the same distribution on both sides of the bound, so that the bound with
         this divergence, averaged over the noise, is one.
@@ -170,7 +172,7 @@ class CompVAE(LightningModule):
         """
         numbers = self.network.parts(x, z, self._described(parts), parts.present, noise)
         shift, raw, logits = numbers.chunk(3, -1)
-        mean, deviation = p_w.mean + p_w.stddev * shift, p_w.stddev * _positive(raw)
+        mean, deviation = p_w.mean + p_w.stddev * shift, p_w.stddev * 2 * torch.sigmoid(raw)
         return PartsPosterior(mean, deviation, logits, parts.present)
 
     # bounds
@@ -246,19 +248,22 @@ class CompVAE(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam, its learning rate halved every so many steps.
 
-        The prior of the parts learns at a tenth of the rate: a faster one becomes narrow before the decoder has learned
-        to use the latents, and they are lost (posterior collapse).
+        The prior of the parts starts at a hundredth of the rate and reaches it after 10,000 steps. A faster one becomes
+        narrow before the decoder has learned to use the latents, and they are lost (posterior collapse); one that stays
+        slow does not follow the posterior, and what is drawn from it is not like the data.
         """
         prior = list(self.network.part_prior.parameters())
         others = [p for p in self.parameters() if all(p is not q for q in prior)]
-        groups: list[dict[str, Any]] = [{"params": others}, {"params": prior, "lr": self.learning_rate / 10}]
-        optimizer = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.5, 0.9))
-        if not self.halve_every:
-            return optimizer
+        optimizer = torch.optim.Adam([{"params": others}, {"params": prior}], lr=self.learning_rate, betas=(0.5, 0.9))
         lowest = min(1.0, 1e-6 / self.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: max(lowest, 0.5 ** (step // self.halve_every))
-        )
+
+        def rate(step: int) -> float:
+            return max(lowest, 0.5 ** (step // self.halve_every)) if self.halve_every else 1.0
+
+        def rate_of_prior(step: int) -> float:
+            return rate(step) * min(1.0, 0.01 + step / 10_000)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [rate, rate_of_prior])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # use
@@ -377,8 +382,3 @@ class CompVAE(LightningModule):
             raise ValueError(f"levels must be numbers from 0 to 1, got {list(levels)}")
         drawn = self.sample(count, y, noise=True)
         return drawn.quantile(drawn.new_tensor(levels), 0)
-
-
-def _positive(raw: Tensor) -> Tensor:
-    """A deviation of the posterior; bounded smoothly, so that neither a tiny nor a huge one ends in NaN."""
-    return torch.exp(7 * torch.tanh(raw / 7))

@@ -48,7 +48,8 @@ class MessagePassing(nn.Module):
 
         h_i <- f(h_i, sum_{j != i} g(h_j))
 
-    It commutes with any permutation of the parts, and takes any number of them.
+    It commutes with any permutation of the parts, and takes any number of them; f ends with layer normalisation, so
+    that the states of large sets, and of wholes unlike those of the training data, do not explode.
 
     Arguments:
         inputs: numbers a node at the start.
@@ -62,6 +63,7 @@ class MessagePassing(nn.Module):
         widths = [inputs, *[hidden] * layers]
         self.messages = nn.ModuleList(mlp(width, hidden, hidden) for width in widths[:-1])
         self.updates = nn.ModuleList(mlp(width + hidden, hidden, hidden) for width in widths[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(layers))
         self.out = nn.Linear(widths[-1], outputs)
 
     def forward(self, state: Tensor, whole: Tensor, wholes: int) -> Tensor:
@@ -75,10 +77,10 @@ class MessagePassing(nn.Module):
             whole: which whole each node belongs to, long (nodes,).
             wholes: how many there are.
         """
-        for message, update in zip(self.messages, self.updates, strict=True):
+        for message, update, norm in zip(self.messages, self.updates, self.norms, strict=True):
             sent = message(state)
             others = sent.new_zeros(wholes, sent.shape[-1]).index_add(0, whole, sent)[whole] - sent
-            state = functional.elu(update(torch.cat([state, others], -1)))
+            state = functional.elu(norm(update(torch.cat([state, others], -1))))
         found: Tensor = self.out(state)
         return found
 
@@ -94,13 +96,14 @@ class PartsNetwork(nn.Module):
     Arguments:
         shape: of one whole.
         encoder: of q(z | x), wholes (batch, \*shape) to 2 * global_features numbers.
-        context: of q({w_i} | x, z, {l_i}), wholes to ``hidden`` numbers.
+        context: of q({w_i} | x, z, {l_i}), wholes to ``part_hidden`` numbers.
         decoder: of p(x | z, w), features + global_features numbers to means and raw deviations, (batch, 2, \*shape).
         features: the size of each part's latents w_i.
         global_features: the size of the whole's, z.
         labels: for each place the number of categories and the intervals of the numbers of a part, the same for all.
         embedding: how many stand for it in q({w_i} | x, z, {l_i}), and the noise there that tells equal parts apart.
-        hidden: the width of the other layers.
+        hidden: the width of the layers of p(z | w).
+        part_hidden: the width of layers that are computed for every part.
         layers: how often the parts exchange messages in q({w_i} | x, z, {l_i}).
 
     Raises:
@@ -119,6 +122,7 @@ class PartsNetwork(nn.Module):
         global_features: int,
         embedding: int,
         hidden: int,
+        part_hidden: int,
         layers: int,
     ) -> None:
         super().__init__()
@@ -131,13 +135,13 @@ class PartsNetwork(nn.Module):
         self.schema, self.places = Schema.of(labels)
         part = self.schema.described
         # generative side: p(w_i | l_i), p(z | w), p(x | z, w)
-        self.part_prior = mlp(part, hidden, 2 * features)
+        self.part_prior = mlp(part, part_hidden, 2 * features)
         self.whole_prior = mlp(features, hidden, hidden, 2 * global_features)
         self.decoder = decoder
         # inference side: q(z | x), and q({w_i} | x, z, {l_i}) by a graph network
         self.encoder, self.context = encoder, context
-        self.embed = mlp(part, hidden, embedding)
-        self.graph = MessagePassing(hidden + global_features + embedding, 3 * features, hidden, layers)
+        self.embed = mlp(part, part_hidden, embedding)
+        self.graph = MessagePassing(part_hidden + global_features + embedding, 3 * features, part_hidden, layers)
 
         some = self.schema.describe(self.schema.read(self.schema.draw(1000, 1)), self.dtype).squeeze(1)
         spread(self.embed, some, 0, 3)
@@ -171,7 +175,8 @@ class PartsMLP(PartsNetwork):
         labels: for each place the number of categories and the intervals of the numbers, the same for all.
         global_features: z.
         embedding: that stand for a part in the inference of the parts.
-        hidden: the width of all layers.
+        hidden: the width of layers that are computed once for a whole.
+        part_hidden: the width of those that are computed for every part.
         layers: of messages.
 
     Raises:
@@ -183,12 +188,20 @@ class PartsMLP(PartsNetwork):
         shape: Sequence[int],
         features: int,
         labels: Sequence[int | Interval],
-        global_features: int = 8,
+        global_features: int = 2,
         embedding: int = 16,
-        hidden: int = 128,
+        hidden: int = 384,
+        part_hidden: int = 128,
         layers: int = 2,
     ) -> None:
-        _check(features=features, global_features=global_features, embedding=embedding, hidden=hidden, layers=layers)
+        _check(
+            features=features,
+            global_features=global_features,
+            embedding=embedding,
+            hidden=hidden,
+            part_hidden=part_hidden,
+            layers=layers,
+        )
         size = math.prod(shape)
 
         def encoder(outputs: int) -> nn.Module:
@@ -197,7 +210,7 @@ class PartsMLP(PartsNetwork):
         super().__init__(
             shape,
             encoder(2 * global_features),
-            encoder(hidden),
+            encoder(part_hidden),
             nn.Sequential(
                 *mlp(features + global_features, hidden, hidden, 2 * size), nn.Unflatten(1, (2, *tuple(shape)))
             ),
@@ -206,6 +219,7 @@ class PartsMLP(PartsNetwork):
             labels=labels,
             embedding=embedding,
             hidden=hidden,
+            part_hidden=part_hidden,
             layers=layers,
         )
 
@@ -221,9 +235,10 @@ class PartsLarge(PartsMLP):
         global_features: int = 8,
         embedding: int = 256,
         hidden: int = 2048,
+        part_hidden: int = 2048,
         layers: int = 3,
     ) -> None:
-        super().__init__(shape, features, labels, global_features, embedding, hidden, layers)
+        super().__init__(shape, features, labels, global_features, embedding, hidden, part_hidden, layers)
 
 
 class PartsConv(PartsNetwork):
@@ -237,7 +252,8 @@ class PartsConv(PartsNetwork):
         labels: for each place the number of categories and the intervals of the numbers, the same for all.
         global_features: z.
         embedding: that stand for a part in the inference of the parts.
-        hidden: the width of the fully connected layers.
+        hidden: the width of fully connected layers that are computed once for a whole.
+        part_hidden: the width of those that are computed for every part.
         layers: of messages.
         channels: of the larger and of the smaller maps.
 
@@ -250,9 +266,10 @@ class PartsConv(PartsNetwork):
         shape: Sequence[int],
         features: int,
         labels: Sequence[int | Interval],
-        global_features: int = 8,
+        global_features: int = 2,
         embedding: int = 16,
-        hidden: int = 128,
+        hidden: int = 256,
+        part_hidden: int = 128,
         layers: int = 2,
         channels: tuple[int, int] = (32, 64),
     ) -> None:
@@ -261,6 +278,7 @@ class PartsConv(PartsNetwork):
             global_features=global_features,
             embedding=embedding,
             hidden=hidden,
+            part_hidden=part_hidden,
             layers=layers,
             channels=min(channels),
         )
@@ -284,7 +302,7 @@ class PartsConv(PartsNetwork):
         super().__init__(
             shape,
             encoder(2 * global_features),
-            encoder(hidden),
+            encoder(part_hidden),
             nn.Sequential(
                 *mlp(features + global_features, hidden, math.prod(smallest)),
                 nn.ELU(),
@@ -299,6 +317,7 @@ class PartsConv(PartsNetwork):
             labels=labels,
             embedding=embedding,
             hidden=hidden,
+            part_hidden=part_hidden,
             layers=layers,
         )
 

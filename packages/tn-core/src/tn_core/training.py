@@ -203,7 +203,7 @@ class SeedEpochs(Callback):
 
 
 class Decay(Callback):
-    """Lets all learning rates fall linearly to zero at the end of training.
+    """Lets all learning rates fall linearly to zero at the end of training, on top of what a model's LambdaLR says.
 
     Arguments:
         share: of the training's steps, above 0 and at most 1.
@@ -216,9 +216,13 @@ class Decay(Callback):
         """Depends on the step alone, so that a run that goes on has the same rates."""
         epochs: Any = trainer.max_epochs
         done = (trainer.current_epoch + batch_idx / trainer.num_training_batches) / epochs
+        scheduled = {id(config.scheduler.optimizer): config.scheduler for config in trainer.lr_scheduler_configs}
         for optimiser in trainer.optimizers:
-            for group in optimiser.param_groups:
-                group["lr"] = min(1.0, (1 - done) / self.share) * group.setdefault("initial_lr", group["lr"])
+            groups = optimiser.param_groups
+            scheduler = scheduled.get(id(optimiser))
+            rates = scheduler.get_last_lr() if scheduler else [g.setdefault("initial_lr", g["lr"]) for g in groups]
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = min(1.0, (1 - done) / self.share) * rate
 
 
 class LastCheckpoint(Checkpoint):

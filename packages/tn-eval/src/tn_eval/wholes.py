@@ -87,18 +87,24 @@ def bags(model: Samples, data: Data, count: int = 20, samples: int = 1000) -> Ma
     The squared maximum mean discrepancy to the simulator's wholes, and their spread, the standard deviation of a value
     as a share of the simulator's, both averaged over so many sets of 2 parts to as many as the data have: of the
     model, of the sum of parts drawn independently (``_sum``), and of the simulator itself (``_simulator``), which is 0
-    and 1 but for chance. Of data that hold out no sets the sets are any.
+    and 1 but for chance. Of data that hold out no sets the sets are any. Sets whose wholes are all the same, such as
+    sites of one colour, are passed over.
 
     Raises:
-        ValueError: if the data are no wholes made of parts.
+        ValueError: if the data are no wholes made of parts, or do not vary.
     """
     known = _simulated(data, Simulates)
     found: dict[str, list[float]] = {}
     for k in range(count):
         size, generator = 2 + k % (known.parts - 1), _generator(k)
-        y = new_set(known, size, generator)
-        sets = y.expand(samples, -1)
-        truth = known.wholes(sets, generator).flatten(1)
+        for _ in range(100):
+            y = new_set(known, size, generator)
+            sets = y.expand(samples, -1)
+            truth = known.wholes(sets, generator).flatten(1)
+            if truth.std(0).any():
+                break
+        else:
+            raise ValueError("it needs data whose wholes of one set of parts vary")
         for suffix, x in (
             ("", model.sample(samples, y)),
             ("_sum", known.sums(sets, generator)),
