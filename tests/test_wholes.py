@@ -134,6 +134,17 @@ def test_bags_tell_the_simulator_from_a_sum_of_independent_parts(kind: Any, held
         assert wrong["bags_spread"].value < 0.9
 
 
+def test_bags_pass_over_sets_whose_wholes_are_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Sites(parts=2, size=4)  # one set in five is of one colour
+    torch.manual_seed(0)
+    found = bags(Oracle(data), data, count=20, samples=300)
+    assert abs(found["bags_mmd"].value) < 0.01
+    assert abs(found["bags_spread"].value - 1) < 0.1
+    monkeypatch.setattr(data, "simulate", lambda y, hidden: torch.zeros(len(y), *data.shape))
+    with pytest.raises(ValueError, match="vary"):
+        bags(Oracle(data), data, count=1, samples=10)
+
+
 def test_bounds_by_the_number_of_parts() -> None:
     data = Sines(parts=3)
     model = Oracle(data)
