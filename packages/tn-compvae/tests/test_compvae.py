@@ -134,7 +134,7 @@ def test_deviations_stay_finite_and_above_their_bound(raw: float) -> None:
     m = model(min_deviation=1e-3)
     with torch.no_grad():
         m.network.decoder[-2].bias[12:] = raw
-        m.network.part_prior[-1].bias[3:] = raw
+        m.network.part_deviation[-1].bias[:] = raw
         m.network.encoder[-1].bias[2:] = raw
     assert m.p_data(torch.zeros(1, 2), torch.zeros(1, 3)).stddev.min() >= 1e-3
     assert m.p_parts(m.schema.read(SETS)).stddev.min() >= 1e-3
@@ -285,8 +285,7 @@ def test_categories_differ_from_the_start() -> None:
     y = m.schema.draw(4000, 1)
     described = m.schema.describe(m.schema.read(y), torch.float32).squeeze(1)
     with torch.no_grad():
-        mean, raw = m.network.part_prior(described).chunk(2, -1)
-        embedded = m.network.embed(described)
+        mean, raw, embedded = (f(described) for f in (m.network.part_mean, m.network.part_deviation, m.network.embed))
     for value, center, deviation in ((mean, 0.0, 1.0), (raw, -1.0, 2.0), (embedded, 0.0, 3.0)):
         torch.testing.assert_close(value.mean(0), torch.full_like(value[0], center), rtol=0, atol=0.3)
         torch.testing.assert_close(value.std(0), torch.full_like(value[0], deviation), rtol=0.1, atol=0)
@@ -301,7 +300,7 @@ def test_the_posterior_follows_a_prior_that_becomes_narrow() -> None:
     m, y = model().double(), torch.tensor([[2, 3]])
     parts, noise = m.schema.read(y), m.noise(wholes(1), 2)
     with torch.no_grad():
-        m.network.part_prior[-1].bias[m.network.features :] -= 20
+        m.network.part_deviation[-1].bias -= 20
     p = m.p_parts(parts)
     q = m.q_parts(wholes(1), noise.whole, parts, noise.nodes, p)
     assert q.variance.sqrt().max() < 0.01

@@ -132,7 +132,8 @@ class CompVAE(LightningModule):
 
     def p_parts(self, parts: Parts) -> Normal:
         r"""p(w_i | l_i): independent normals (batch, places, features), of no meaning in places without a part."""
-        return self._normal(*self.network.part_prior(self._described(parts)).chunk(2, -1))
+        described = self._described(parts)
+        return self._normal(self.network.part_mean(described), self.network.part_deviation(described))
 
     def p_whole(self, w: Tensor) -> Normal:
         """p(z | w) for the aggregate of the parts (batch, features): independent normals (batch, global_features)."""
@@ -248,11 +249,11 @@ class CompVAE(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam, its learning rate halved every so many steps.
 
-        The prior of the parts starts at a hundredth of the rate and reaches it after 10,000 steps. A faster one becomes
-        narrow before the decoder has learned to use the latents, and they are lost (posterior collapse); one that stays
-        slow does not follow the posterior, and what is drawn from it is not like the data.
+        The deviations of the parts' prior start at a hundredth of the rate and reach it after 10,000 steps. Faster ones
+        become narrow before the decoder has learned to use the latents, which are lost (posterior collapse); if they
+        stay slow they do not follow the posterior, and what is drawn is not like the data.
         """
-        prior = list(self.network.part_prior.parameters())
+        prior = list(self.network.part_deviation.parameters())
         others = [p for p in self.parameters() if all(p is not q for q in prior)]
         optimizer = torch.optim.Adam([{"params": others}, {"params": prior}], lr=self.learning_rate, betas=(0.5, 0.9))
         lowest = min(1.0, 1e-6 / self.learning_rate)

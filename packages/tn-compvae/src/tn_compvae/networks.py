@@ -26,14 +26,14 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 @torch.no_grad()
-def spread(network: nn.Sequential, inputs: Tensor, mean: float | Tensor, deviation: float | Tensor) -> None:
+def spread(network: nn.Sequential, inputs: Tensor, mean: float, deviation: float) -> None:
     """Sets the last layer so that each output has this mean and deviation over the inputs; one that is constant stays.
 
     Arguments:
         network: of fully connected layers, changed in place.
         inputs: (batch, inputs).
-        mean: of the outputs, or of each.
-        deviation: likewise.
+        mean: of every output.
+        deviation: of every output.
     """
     last, found = network[-1], network(inputs)
     assert isinstance(last, nn.Linear)
@@ -135,7 +135,8 @@ class PartsNetwork(nn.Module):
         self.schema, self.places = Schema.of(labels)
         part = self.schema.described
         # generative side: p(w_i | l_i), p(z | w), p(x | z, w)
-        self.part_prior = mlp(part, part_hidden, 2 * features)
+        self.part_mean = mlp(part, part_hidden, features)
+        self.part_deviation = mlp(part, part_hidden, features)
         self.whole_prior = mlp(features, hidden, hidden, 2 * global_features)
         self.decoder = decoder
         # inference side: q(z | x), and q({w_i} | x, z, {l_i}) by a graph network
@@ -145,8 +146,8 @@ class PartsNetwork(nn.Module):
 
         some = self.schema.describe(self.schema.read(self.schema.draw(1000, 1)), self.dtype).squeeze(1)
         spread(self.embed, some, 0, 3)
-        mean, deviation = torch.tensor([[0.0, 1.0], [-1.0, 2.0]]).repeat_interleave(features, 0).unbind(1)
-        spread(self.part_prior, some, mean, deviation)
+        spread(self.part_mean, some, 0, 1)
+        spread(self.part_deviation, some, -1, 2)
 
     @property
     def dtype(self) -> torch.dtype:
