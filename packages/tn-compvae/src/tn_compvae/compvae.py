@@ -96,7 +96,7 @@ class CompVAE(LightningModule):
     Arguments:
         network: all that is learned, and for which data; see :class:`tn_compvae.networks.PartsNetwork`.
         aggregation: of the parts' latents, whatever their order and number; None: their sum.
-        min_deviation: the smallest standard deviation on the generative side, of x, z and w_i, approached smoothly. The
+        min_deviation: the smallest standard deviation on the generative side, of x and w_i, approached smoothly. The
             divergence would explode without it. (The paper's code: 0.001 for sines, 0.005 for sites.)
         learning_rate: of Adam, with decay rates 0.5 and 0.9. (The paper: 1e-4.)
         halve_every: steps after which the learning rate is halved, again and again down to 1e-6; 0: never.
@@ -136,8 +136,13 @@ class CompVAE(LightningModule):
         return self._normal(self.network.part_mean(described), self.network.part_deviation(described))
 
     def p_whole(self, w: Tensor) -> Normal:
-        """p(z | w) for the aggregate of the parts (batch, features): independent normals (batch, global_features)."""
-        return self._normal(*self.network.whole_prior(w).chunk(2, -1))
+        """p(z | w) for the aggregate of the parts (batch, features): independent normals (batch, global_features).
+
+        The scale of z is free: deviations between 1/e and e lose nothing, and z does not drift to scales where a whole
+        unlike others has a divergence of millions.
+        """
+        mean, raw = self.network.whole_prior(w).chunk(2, -1)
+        return Normal(mean, torch.exp(torch.tanh(raw)), validate_args=False)
 
     def p_data(self, z: Tensor, w: Tensor) -> Normal:
         r"""p(x | z, w): independent normals, (batch, \*shape)."""

@@ -25,6 +25,27 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class LinearAndLayers(nn.Module):
+    """A linear map, to which fully connected layers add the rest.
+
+    For a decoder of summed latents: what adds up needs no layers, so that the latents of a part come to mean the same
+    whatever the other parts are.
+
+    Arguments:
+        widths: of the layers, input and output included.
+    """
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(widths[0], widths[-1], bias=False)
+        self.layers = mlp(*widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs) to (batch, outputs)."""
+        found: Tensor = self.linear(x) + self.layers(x)
+        return found
+
+
 @torch.no_grad()
 def spread(network: nn.Sequential, inputs: Tensor, mean: float, deviation: float) -> None:
     """Sets the last layer so that each output has this mean and deviation over the inputs; one that is constant stays.
@@ -134,20 +155,23 @@ class PartsNetwork(nn.Module):
         )
         self.schema, self.places = Schema.of(labels)
         part = self.schema.described
+        # a category alone needs one layer; where there are numbers, most of a part is told, and little left to latents
+        told = [part_hidden] * (2 if self.schema.numbers else 1)
+        raw_deviation = -4 if self.schema.numbers else -1
         # generative side: p(w_i | l_i), p(z | w), p(x | z, w)
-        self.part_mean = mlp(part, part_hidden, features)
+        self.part_mean = mlp(part, *told, features)
         self.part_deviation = mlp(part, part_hidden, features)
         self.whole_prior = mlp(features, hidden, hidden, 2 * global_features)
         self.decoder = decoder
         # inference side: q(z | x), and q({w_i} | x, z, {l_i}) by a graph network
         self.encoder, self.context = encoder, context
-        self.embed = mlp(part, part_hidden, embedding)
+        self.embed = mlp(part, *told, embedding)
         self.graph = MessagePassing(part_hidden + global_features + embedding, 3 * features, part_hidden, layers)
 
         some = self.schema.describe(self.schema.read(self.schema.draw(1000, 1)), self.dtype).squeeze(1)
         spread(self.embed, some, 0, 3)
         spread(self.part_mean, some, 0, 1)
-        spread(self.part_deviation, some, -1, 2)
+        spread(self.part_deviation, some, raw_deviation, 2)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -213,7 +237,8 @@ class PartsMLP(PartsNetwork):
             encoder(2 * global_features),
             encoder(part_hidden),
             nn.Sequential(
-                *mlp(features + global_features, hidden, hidden, 2 * size), nn.Unflatten(1, (2, *tuple(shape)))
+                LinearAndLayers(features + global_features, hidden, hidden, 2 * size),
+                nn.Unflatten(1, (2, *tuple(shape))),
             ),
             features=features,
             global_features=global_features,
@@ -305,7 +330,7 @@ class PartsConv(PartsNetwork):
             encoder(2 * global_features),
             encoder(part_hidden),
             nn.Sequential(
-                *mlp(features + global_features, hidden, math.prod(smallest)),
+                *mlp(features + global_features, hidden, hidden, math.prod(smallest)),
                 nn.ELU(),
                 nn.Unflatten(1, smallest),
                 nn.ConvTranspose2d(small, large, 4, 2, 1),
