@@ -260,7 +260,8 @@ class CompVAE(LightningModule):
         """
         prior = list(self.network.part_deviation.parameters())
         others = [p for p in self.parameters() if all(p is not q for q in prior)]
-        optimizer = torch.optim.Adam([{"params": others}, {"params": prior}], lr=self.learning_rate, betas=(0.5, 0.9))
+        groups = [{"params": others}, {"params": prior}]
+        optimizer = torch.optim.Adam(groups, lr=self.learning_rate, betas=(0.5, 0.9), fused=True)
         lowest = min(1.0, 1e-6 / self.learning_rate)
 
         def rate(step: int) -> float:

@@ -294,10 +294,10 @@ class PartsConv(PartsNetwork):
         labels: Sequence[int | Interval],
         global_features: int = 2,
         embedding: int = 16,
-        hidden: int = 256,
-        part_hidden: int = 128,
+        hidden: int = 512,
+        part_hidden: int = 256,
         layers: int = 2,
-        channels: tuple[int, int] = (32, 64),
+        channels: tuple[int, int] = (16, 32),
     ) -> None:
         _check(
             features=features,
