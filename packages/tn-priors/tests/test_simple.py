@@ -120,6 +120,29 @@ def test_component_posterior_is_bayes():
     assert prior().expand((5,)).component_posterior(z).shape == (3, 5, 4)
 
 
+def test_covariance_and_marginal_distribution_functions():
+    torch.manual_seed(0)
+    prior = GaussianMixture(3, 4, mean_scale=2.0).double()
+    with torch.no_grad():
+        prior.logits.normal_()
+        prior.log_deviations.normal_()
+    p, weights, z = prior(), prior.logits.softmax(0), torch.randn(5, 3).double()
+    second = sum(
+        w * (d.square().diag() + torch.outer(m, m))
+        for w, m, d in zip(weights, prior.means, prior.deviations, strict=True)
+    )
+    torch.testing.assert_close(p.covariance, second - torch.outer(p.mean, p.mean), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(p.covariance.diagonal(), p.variance, rtol=1e-10, atol=1e-10)
+    below = sum(
+        w * torch.distributions.Normal(m, d).cdf(z)
+        for w, m, d in zip(weights, prior.means, prior.deviations, strict=True)
+    )
+    torch.testing.assert_close(p.marginal_cdf(z), below, rtol=1e-10, atol=1e-10)
+    many = p.expand((2, 5))
+    assert many.covariance.shape == (2, 5, 3, 3)
+    torch.testing.assert_close(many.marginal_cdf(z)[1], below)
+
+
 def test_expanded_mixtures():
     prior = GaussianMixture(3, 4)
     p = prior().expand((2, 5))
@@ -148,6 +171,13 @@ def test_means_start_apart_and_deviations_where_told():
     torch.testing.assert_close(prior.deviations, torch.full((200, 50), 0.5))
 
 
+def test_means_start_separated_where_told():
+    means = GaussianMixture(5, 4, separation=10.0).means.detach()
+    apart = torch.pdist(means)
+    torch.testing.assert_close(apart, torch.full_like(apart, 10 * math.sqrt(2)))
+    torch.testing.assert_close(means.norm(dim=1), torch.full((4,), 10.0))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -156,6 +186,9 @@ def test_means_start_apart_and_deviations_where_told():
         {"weights": "equal"},
         {"mean_scale": -1.0},
         {"mean_scale": math.nan},
+        {"separation": 0.0},
+        {"separation": math.nan},
+        {"separation": 1.0, "components": 4},
         {"deviation": 0.0},
         {"deviation": -1.0},
         {"deviation": math.nan},

@@ -76,6 +76,10 @@ def test_posteriors_and_moments_are_those_of_the_enumeration(boundary, labels):
     moments = [dense.moments(dense.weigh(None, w)) for w in weights]
     torch.testing.assert_close(q.mean.expand(4, 3), torch.stack([m for m, _ in moments]), **EXACT)
     torch.testing.assert_close(q.variance.expand(4, 3), torch.stack([v for _, v in moments]), **EXACT)
+    covariances = [dense.covariance(dense.weigh(None, w)) for w in weights]
+    torch.testing.assert_close(q.covariance.expand(4, 3, 3), torch.stack(covariances), **EXACT)
+    below = rows_of(lambda z, w: dense.marginal_cdf(dense.weigh(None, w), z), z, weights)
+    torch.testing.assert_close(q.marginal_cdf(z), below, **EXACT)
     for j in range(len(prior.labels)):
 
         def others(z, w, j=j):

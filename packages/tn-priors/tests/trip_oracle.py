@@ -58,6 +58,25 @@ class Dense:
         mean = (p * self.means).sum(-1)
         return mean, (p * (self.deviations**2 + self.means**2)).sum(-1) - mean**2
 
+    def covariance(self, weighed):
+        """Of the latents under a weighed table."""
+        mean, variance = self.moments(weighed)
+        found = torch.diag(variance)
+        for j in range(self.d):
+            for k in range(self.d):
+                if j != k:
+                    others = [a for a in range(weighed.ndim) if a not in (j, k)]
+                    together = weighed.sum(others) if others else weighed
+                    together = together if j < k else together.T
+                    found[j, k] = self.means[j] @ (together / together.sum()) @ self.means[k] - mean[j] * mean[k]
+        return found
+
+    def marginal_cdf(self, weighed, z):
+        """P(z_k <= value) of every latent under a weighed table."""
+        return torch.stack(
+            [self.posterior(weighed, k) @ Normal(self.means[k], self.deviations[k]).cdf(z[k]) for k in range(self.d)]
+        )
+
     def projection_cdf(self, weighed, direction, points):
         """P(z . direction <= point) for every point: a mixture of one Gaussian a state of the latents."""
         p = weighed.sum(list(range(self.d, weighed.ndim))) if weighed.ndim > self.d else weighed

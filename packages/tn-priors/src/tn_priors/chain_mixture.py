@@ -221,6 +221,35 @@ class ChainMixture(Distribution):
         mean = (p * self.means).sum(-1, keepdim=True)
         return (p * (self.deviations**2 + (self.means - mean) ** 2)).sum(-1)
 
+    @property
+    def covariance(self) -> Tensor:
+        r"""Exact covariance, (\*batch, d, d).
+
+        The components' covariance comes from d posteriors, of which the j-th has the means of dimension j, raised above
+        zero, as one more weight: it is that of mu_j p(s) up to a constant.
+        """
+        p = self.component_probabilities()
+        mean = (p * self.means).sum(-1)
+        d, lowest = len(self.positions), self.means.amin(1, keepdim=True)
+        raised = (self.means - lowest) + (self.means.amax(1, keepdim=True) - lowest).clamp_min(1)
+        evidence = {k: e.expand(d, *self.batch_shape, e.shape[-1]) for k, e in self.evidence.items()}
+        each = torch.arange(d, device=raised.device).reshape(d, *[1] * len(self.batch_shape), 1)
+        for j, position in enumerate(self.positions):
+            weight = raised[j].log().where(each == j, 0).expand(d, *self.batch_shape, -1)
+            evidence[position] = evidence[position] + weight if position in evidence else weight
+        given_each = marginals(self.cores, evidence, boundary=self.boundary, variables=self.positions)
+        given_each = given_each[..., : self.means.shape[1]].movedim(0, -3)  # shape: (*batch, d, d, N)
+        shifted = (given_each * self.means).sum(-1) - mean.unsqueeze(-2)
+        found = (p * raised).sum(-1).unsqueeze(-1) * shifted
+        found = (found + found.mT) / 2  # the same but for rounding
+        return found.diagonal_scatter(self.variance, dim1=-2, dim2=-1)
+
+    def marginal_cdf(self, value: Tensor) -> Tensor:
+        r"""P(z_k <= value_k) for each dimension by itself, (\*batch, d), for values (\*batch, d)."""
+        check_values(value, self.event_shape[0], self._validate_args)
+        below = torch.special.ndtr((value.unsqueeze(-1) - self.means) / self.deviations)
+        return (self.component_probabilities() * below).sum(-1)
+
     def marginal(self, dims: Sequence[int]) -> "ChainMixture":
         """Returns the distribution of some dimensions, the others integrated out.
 

@@ -73,6 +73,8 @@ class GaussianMixture(LazyDistribution):
         learnable: False fixes all parameters.
         mean_scale: the means start at a normal draw of this standard deviation, so that the components differ. By
             default the mixture starts near N(0, I).
+        separation: instead, the means start at this multiple of the unit vectors, one each, so that any two are
+            ``separation`` times the square root of two apart. (GMM-AE: 1; clusters need about 10.)
         deviation: the standard deviation all Gaussians start at.
 
     Raises:
@@ -94,6 +96,7 @@ class GaussianMixture(LazyDistribution):
         weights: Literal["learned", "uniform"] = "learned",
         learnable: bool = True,
         mean_scale: float = 0.1,
+        separation: float | None = None,
         deviation: float = 1.0,
     ) -> None:
         super().__init__()
@@ -105,6 +108,11 @@ class GaussianMixture(LazyDistribution):
             raise ValueError(f"weights must be 'learned' or 'uniform', got {weights!r}")
         if not mean_scale >= 0:
             raise ValueError(f"mean_scale must not be negative, got {mean_scale}")
+        if separation is not None and not (separation > 0 and components <= features):
+            raise ValueError(
+                "separation must be positive, with no more components than features, "
+                f"got {separation} with {components} and {features}"
+            )
         if not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
         self.features, self.components, self.weights = features, components, weights
@@ -114,7 +122,11 @@ class GaussianMixture(LazyDistribution):
             self.logits = nn.Parameter(logits, requires_grad=learnable)
         else:
             self.register_buffer("logits", logits)  # saved under the same name, and no optimiser finds it
-        self.means = nn.Parameter(mean_scale * torch.randn(components, features), requires_grad=learnable)
+        if separation is None:
+            means = mean_scale * torch.randn(components, features)
+        else:
+            means = separation * torch.eye(components, features)
+        self.means = nn.Parameter(means, requires_grad=learnable)
         log_deviations = torch.full((components, features), math.log(deviation))
         self.log_deviations = nn.Parameter(log_deviations, requires_grad=learnable)
 
@@ -265,6 +277,23 @@ class DiagonalMixture(MixtureSameFamily):
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the log density (\*batch,) of values (\*batch, d), in nats."""
         return self._joint(value).logsumexp(-1)
+
+    @property
+    def covariance(self) -> Tensor:
+        r"""Exact covariance, (\*batch, d, d)."""
+        log_weights, means, deviations = self._parameters()
+        weights = log_weights.softmax(-1).unsqueeze(-1)
+        away = means - (weights * means).sum(-2, keepdim=True)
+        within: Tensor = (weights * deviations.square()).sum(-2)
+        return within.diag_embed() + away.mT @ (weights * away)
+
+    def marginal_cdf(self, value: Tensor) -> Tensor:
+        r"""P(z_k <= value_k) for each dimension by itself, (\*batch, d), for values (\*batch, d)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_weights, means, deviations = self._parameters()
+        below = torch.special.ndtr((value.unsqueeze(-2) - means) / deviations)
+        return (log_weights.softmax(-1).unsqueeze(-1) * below).sum(-2)
 
     def component_posterior(self, value: Tensor) -> Tensor:
         r"""Returns p(c | z), (\*batch, components), for values z (\*batch, d)."""
