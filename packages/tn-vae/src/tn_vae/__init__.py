@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tn_vae.hvae import HVAE
     from tn_vae.jmvae import JMVAE
     from tn_vae.networks import DCGAN, MLP, Conv8, GatedMLP, SmallConv
+    from tn_vae.shapedae import ShapedAE
     from tn_vae.telbo import TELBO
     from tn_vae.vae import VAE
 
@@ -23,10 +24,11 @@ __all__ = [
     "VAE",
     "Conv8",
     "GatedMLP",
+    "ShapedAE",
     "SmallConv",
 ]
 
-_MODELS = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE")
+_MODELS = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE", "ShapedAE")
 
 
 def __getattr__(name: str) -> Any:

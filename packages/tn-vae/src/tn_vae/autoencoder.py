@@ -1,4 +1,4 @@
-"""What the variational autoencoders share: likelihoods, normal posteriors, warm-up, optimiser, and their use.
+"""What autoencoders share: optimiser and use; and variational ones: likelihoods, normal posteriors, warm-up.
 
 A model is one file beside this one: it says what its bound is. Data are in [0, 1] unless the likelihood is
 "gaussian_real"; all bounds are in nats per example.
@@ -21,6 +21,7 @@ __all__ = [
     "Batch",
     "Likelihood",
     "Normals",
+    "VariationalAutoencoder",
     "check_at_least_one",
     "check_choice",
     "check_not_negative",
@@ -82,6 +83,95 @@ def estimated_divergence(q: Distribution, log_p: Tensor, z: Tensor) -> Tensor:
 
 
 class Autoencoder(LightningModule):
+    """An autoencoder with a prior over its latents; a subclass says what its loss is.
+
+    Arguments:
+        network: a pair with an ``encoder`` and a ``decoder``.
+        prior: a module whose call returns a distribution over latents.
+        learning_rate: of the networks (Adam).
+        prior_learning_rate: of the prior.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    network: Any  # an nn.Module, with the submodules encoder and decoder
+    prior: Any  # a LazyDistribution, perhaps with labels
+
+    def __init__(self, network: nn.Module, prior: nn.Module, learning_rate: float, prior_learning_rate: float) -> None:
+        super().__init__()
+        check_positive(learning_rate=learning_rate)
+        check_not_negative(prior_learning_rate=prior_learning_rate)
+        self.network, self.prior = network, prior
+        self.learning_rate, self.prior_learning_rate = learning_rate, prior_learning_rate
+
+    # what a subclass says
+
+    def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of a batch, and what to log."""
+        raise NotImplementedError
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents (batch, features): the posterior's mean where there is one."""
+        raise NotImplementedError
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Latents (batch, features) for a prior to be fitted to: a sample of the posterior where there is one."""
+        return self.encode(x)
+
+    # training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss, found = self.objective(*parts(batch))
+        self.log_dict(dict(found), on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, with a learning rate of its own for the prior."""
+        of_prior = {id(p) for p in self.prior.parameters()}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters() if id(p) not in of_prior], "lr": self.learning_rate}
+        ]
+        learnable = [p for p in self.prior.parameters() if p.requires_grad]
+        if learnable and self.trains_prior:
+            groups.append({"params": learnable, "lr": self.prior_learning_rate})
+        return torch.optim.Adam(groups, fused=True)  # one pass over the weights: on the CPU half of the time or less
+
+    @property
+    def trains_prior(self) -> bool:
+        """Whether the prior is trained together with the networks."""
+        return True
+
+    @torch.no_grad()
+    def latents_of(self, batches: Any, limit: int = 60_000) -> tuple[Tensor, Tensor | None]:
+        """Latents of at most ``limit`` items of a loader, and their labels if it has any."""
+        training = self.training
+        self.eval()
+        latents, labels = [], []
+        for x, y in some_items(batches, limit):
+            latents.append(self.latents(x.to(self.device)))
+            if y is not None:
+                labels.append(y.to(self.device))
+        self.train(training)
+        return torch.cat(latents), torch.cat(labels) if labels else None
+
+    # use
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """The data's mean given latents, (batch, *shape)."""
+        return self._mean(self.network.decoder(z))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The decoded latents of data, (batch, *shape)."""
+        return self.decode(self.encode(x))
+
+
+class VariationalAutoencoder(Autoencoder):
     """A variational autoencoder whose bound a subclass names.
 
     Arguments:
@@ -97,9 +187,6 @@ class Autoencoder(LightningModule):
         ValueError: if a number is out of its range.
     """
 
-    network: Any  # an nn.Module, with the submodules encoder and decoder
-    prior: Any  # a LazyDistribution, perhaps with labels
-
     def __init__(
         self,
         network: nn.Module,
@@ -110,14 +197,12 @@ class Autoencoder(LightningModule):
         learning_rate: float,
         prior_learning_rate: float,
     ) -> None:
-        super().__init__()
+        super().__init__(network, prior, learning_rate, prior_learning_rate)
         check_choice(likelihood=(likelihood, get_args(Likelihood)))
-        check_positive(deviation=deviation, learning_rate=learning_rate)
-        check_not_negative(warmup_steps=warmup_steps, prior_learning_rate=prior_learning_rate)
-        self.network, self.prior = network, prior
+        check_positive(deviation=deviation)
+        check_not_negative(warmup_steps=warmup_steps)
         self.likelihood, self.deviation = likelihood, deviation
         self.warmup_steps = warmup_steps
-        self.learning_rate, self.prior_learning_rate = learning_rate, prior_learning_rate
         part: Any
         for part in prior.modules():
             if hasattr(part, "bind"):  # a prior made of posteriors
@@ -135,10 +220,6 @@ class Autoencoder(LightningModule):
                 f"{outputs.shape[-1] / 2:g} latents, but the prior has {latents}"
             )
         return normal(outputs)
-
-    def objective(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss of a batch, and what to log."""
-        raise NotImplementedError
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """A one-sample estimate of the lower bound, (batch,), in nats."""
@@ -175,12 +256,6 @@ class Autoencoder(LightningModule):
 
     # training
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
-        loss, found = self.objective(*parts(batch))
-        self.log_dict(dict(found), on_step=False, on_epoch=True, sync_dist=True)
-        return loss
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the lower bound of log p(x)."""
         x, _ = parts(batch)
@@ -191,22 +266,6 @@ class Autoencoder(LightningModule):
         """The weight of the divergence at this step."""
         return min(1.0, 0.1 + 0.9 * self.global_step / self.warmup_steps) if self.warmup_steps else 1.0
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, with a learning rate of its own for the prior."""
-        of_prior = {id(p) for p in self.prior.parameters()}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.parameters() if id(p) not in of_prior], "lr": self.learning_rate}
-        ]
-        learnable = [p for p in self.prior.parameters() if p.requires_grad]
-        if learnable and self.trains_prior:
-            groups.append({"params": learnable, "lr": self.prior_learning_rate})
-        return torch.optim.Adam(groups, fused=True)  # one pass over the weights: on the CPU half of the time or less
-
-    @property
-    def trains_prior(self) -> bool:
-        """Whether the prior is trained together with the networks."""
-        return True
-
     def on_train_start(self) -> None:
         """Shows the data to priors that start from them."""
         for part in self.prior.modules():
@@ -214,19 +273,6 @@ class Autoencoder(LightningModule):
                 data = [x for x, _ in some_items(self.trainer.train_dataloader, part.components)]
                 part.start_from(torch.cat(data).to(self.device))
                 same_in_all_processes(part)
-
-    @torch.no_grad()
-    def latents_of(self, batches: Any, limit: int = 60_000) -> tuple[Tensor, Tensor | None]:
-        """Posterior samples of at most ``limit`` items of a loader, and their labels if it has any."""
-        training = self.training
-        self.eval()
-        latents, labels = [], []
-        for x, y in some_items(batches, limit):
-            latents.append(self.posterior(x.to(self.device)).sample())
-            if y is not None:
-                labels.append(y.to(self.device))
-        self.train(training)
-        return torch.cat(latents), torch.cat(labels) if labels else None
 
     def _posterior_of_pseudo_inputs(self, x: Tensor) -> Distribution:
         """q(z | x) of what is no data: batch statistics are those of the data, and stay so."""
@@ -245,14 +291,9 @@ class Autoencoder(LightningModule):
         mean: Tensor = self.posterior(x).mean
         return mean
 
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """The mean of p(x | z), (batch, *shape)."""
-        return self._mean(self.network.decoder(z))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean of p(x | z) at the posterior's mean, (batch, *shape)."""
-        return self.decode(self.encode(x))
+    def latents(self, x: Tensor) -> Tensor:
+        """A sample of the posterior, (batch, features)."""
+        return self.posterior(x).sample()
 
 
 def parts(batch: Batch) -> tuple[Tensor, Tensor | None]:

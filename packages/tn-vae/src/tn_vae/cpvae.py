@@ -27,9 +27,9 @@ from tn_core.components import Component
 from tn_priors import GaussianMixture, VampPrior
 from tn_priors.simple import log_densities
 from tn_vae.autoencoder import (
-    Autoencoder,
     Likelihood,
     Normals,
+    VariationalAutoencoder,
     check_not_negative,
     check_positive,
     divergence,
@@ -73,7 +73,7 @@ class Given(nn.Module):
         return normal(self.to_latents(numbers * torch.sigmoid(self.gate(c))))
 
 
-class CPVAE(Autoencoder):
+class CPVAE(VariationalAutoencoder):
     """Variational autoencoder with data-dependent conditional priors.
 
     Arguments:

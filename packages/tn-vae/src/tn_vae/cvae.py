@@ -21,13 +21,13 @@ from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
-from tn_vae.autoencoder import Autoencoder, Likelihood, check_at_least_one, estimated_divergence, normal
+from tn_vae.autoencoder import Likelihood, VariationalAutoencoder, check_at_least_one, estimated_divergence, normal
 from tn_vae.labels import Labels, number_of_values, perceptron
 
 __all__ = ["CVAE"]
 
 
-class CVAE(Autoencoder):
+class CVAE(VariationalAutoencoder):
     """Conditional variational autoencoder.
 
     Arguments:

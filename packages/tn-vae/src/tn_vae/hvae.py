@@ -18,13 +18,13 @@ from torch.distributions import Distribution
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
-from tn_vae.autoencoder import Autoencoder, Likelihood, Normals, check_at_least_one, divergence, normal
+from tn_vae.autoencoder import Likelihood, Normals, VariationalAutoencoder, check_at_least_one, divergence, normal
 from tn_vae.networks import Gated
 
 __all__ = ["HVAE"]
 
 
-class HVAE(Autoencoder):
+class HVAE(VariationalAutoencoder):
     """Hierarchical variational autoencoder: two layers of equally many latents.
 
     Arguments:

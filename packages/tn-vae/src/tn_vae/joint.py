@@ -6,13 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tn_vae.autoencoder import Autoencoder, Normals, check_at_least_one, check_not_negative, divergence, normal
+from tn_vae.autoencoder import (
+    Normals,
+    VariationalAutoencoder,
+    check_at_least_one,
+    check_not_negative,
+    divergence,
+    normal,
+)
 from tn_vae.labels import LabelDecoder, Labels, perceptron
 
 __all__ = ["JointAutoencoder"]
 
 
-class JointAutoencoder(Autoencoder):
+class JointAutoencoder(VariationalAutoencoder):
     """A model of images and labels with a decoder of either and one encoder.
 
     A subclass says what q(z | y) is, and what is maximised.
@@ -25,7 +32,7 @@ class JointAutoencoder(Autoencoder):
         labels: the number of values of each label.
         hidden: units of the layer between image, labels and q(z | x, y).
         label_weight: the weight of the labelled items' mean log p(y_ob | z), in addition to its part in the bounds.
-        training: the arguments of :class:`Autoencoder` after its network and prior.
+        training: the arguments of :class:`VariationalAutoencoder` after its network and prior.
     """
 
     has_labels = True

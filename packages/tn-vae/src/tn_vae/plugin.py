@@ -5,8 +5,9 @@ from tn_core.hookspecs import Targets, hookimpl
 
 @hookimpl
 def models() -> Targets:
-    """The variational autoencoders."""
-    return {name: f"tn_vae.{name.lower()}:{name}" for name in ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE")}
+    """The autoencoders, variational and deterministic."""
+    names = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE", "ShapedAE")
+    return {name: f"tn_vae.{name.lower()}:{name}" for name in names}
 
 
 @hookimpl

@@ -31,8 +31,8 @@ from tn_core.protocols import all_unknown
 from tn_priors.fitting import fit_by_gradient
 from tn_priors.labels import Continuous
 from tn_vae.autoencoder import (
-    Autoencoder,
     Likelihood,
+    VariationalAutoencoder,
     check_at_least_one,
     check_choice,
     check_not_negative,
@@ -47,7 +47,7 @@ __all__ = ["VAE"]
 FINAL_RATE = 0.03  # learning rate at the start of the final steps; it falls to zero
 
 
-class VAE(Autoencoder):
+class VAE(VariationalAutoencoder):
     """Variational autoencoder with any prior.
 
     The loss is the negative bound, averaged over the batch, minus the weighted label term.
