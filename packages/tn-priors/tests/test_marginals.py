@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from tn_priors import TRIP, Flow, GaussianMixture, StandardNormal
+from tn_priors import TRIP, Flow, FullGaussianMixture, GaussianMixture, StandardNormal
 from tn_priors.marginals import covariance, has_marginals, marginal_cdf
 
 
@@ -13,7 +13,12 @@ def cases():
     root = torch.randn(3, 3).double()
     trip = TRIP(3, components=4, rank=3, start="random", mean_range=3.0).double()
     mixture = GaussianMixture(3, 4, mean_scale=2.0).double()
+    full = FullGaussianMixture(3, 4).double()
+    with torch.no_grad():
+        full.means.normal_(0, 2)
+        full.roots.normal_(0, 0.5)
     return {
+        "full": full(),
         "independent": Independent(Normal(torch.randn(3).double(), torch.rand(3).double() + 0.5), 1),
         "multivariate": MultivariateNormal(torch.randn(3).double(), root @ root.T + torch.eye(3).double()),
         "standard": StandardNormal(3).double()(),

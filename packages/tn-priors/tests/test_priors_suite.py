@@ -5,7 +5,17 @@ import torch
 import zuko
 from trip_oracle import Dense
 
-from tn_priors import TRIP, TTLP, Categorical, Continuous, Flow, GaussianMixture, StandardNormal, VampPrior
+from tn_priors import (
+    TRIP,
+    TTLP,
+    Categorical,
+    Continuous,
+    Flow,
+    FullGaussianMixture,
+    GaussianMixture,
+    StandardNormal,
+    VampPrior,
+)
 from tn_priors.testing import LabelledPriorSuite, PriorSuite
 
 
@@ -47,6 +57,23 @@ class TestUniformGaussianMixture(TestGaussianMixture):
 class TestFixedGaussianMixture(Fixed, TestGaussianMixture):
     def make(self):
         return GaussianMixture(2, 3, learnable=False)
+
+
+class TestFullGaussianMixture(PriorSuite):
+    def make(self):
+        prior = FullGaussianMixture(3, 4)
+        with torch.no_grad():
+            prior.means.normal_(0, 2)
+            prior.roots.normal_(0, 0.5)
+        return prior
+
+    def oracle(self, prior, z):
+        roots = prior.roots.tril(-1) + prior.roots.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+        parts = [
+            torch.distributions.MultivariateNormal(m, r @ r.T).log_prob(z)
+            for m, r in zip(prior.means, roots, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(parts, -1) + prior.logits.log_softmax(-1), -1)
 
 
 class TestVampPrior(PriorSuite):

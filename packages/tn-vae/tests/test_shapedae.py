@@ -185,5 +185,6 @@ def test_what_it_cannot_do():
         model(StandardNormal(3)).objective(x, None)
     with pytest.raises(ValueError, match="components"):
         model(StandardNormal(2)).assign(x)
+    assert not hasattr(model(StandardNormal(2)), "clusters")
     with pytest.raises(ValueError, match="labels"):
         model().sample(3, torch.tensor([1]))

@@ -25,6 +25,7 @@ __all__ = ["main", "parse", "plugins"]
 
 _HOMES = {
     "fit": "tn-core",
+    "refit": "tn-core",
     "plugins": "tn-core",
     "sample": "tn-eval",
     "impute": "tn-eval",

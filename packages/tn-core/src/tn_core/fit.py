@@ -19,7 +19,7 @@ from tn_core.storage import CONFIG, WRITING, build_model, describe, save_model, 
 if TYPE_CHECKING:
     from tn_core.protocols import Split
 
-__all__ = ["fit"]
+__all__ = ["check_new_folder", "fit"]
 
 RUN = "run.yaml"
 CHECKPOINT = "last.ckpt"
@@ -87,7 +87,7 @@ def fit(
         raise UserError("--patience needs items to measure on: --validation 10000, say")
     first = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0  # of several processes
     if first:
-        _check_folder(folder, resume)
+        check_new_folder(folder, resume)
         if resume and (folder / RUN).exists():
             _check_same(options, folder / RUN)
 
@@ -191,7 +191,7 @@ def fit(
             host.get("commands", "sample")(run=str(folder))
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def check_new_folder(folder: Path, resume: bool = False) -> None:
     """Refuses a folder that is in use, or cannot be written, before any work starts."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; --out needs a folder that is new or empty")

@@ -227,6 +227,7 @@ def evaluate(
     options: dict[str, dict[str, Any]] = {
         "fid": distances,
         "conditional_fid": distances,
+        "interpolation": distances,
         "iwae": {"samples": iwae_samples, "items": iwae_items},
         "condition_accuracy": {"spec": config["data"], "items": condition_items},
         "modes": {"spec": config["data"], "samples": samples},
@@ -355,7 +356,10 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
 
     first = next(iter(inspect.signature(function).parameters))
     protocol = get_type_hints(function).get(first, object)
-    if function.__name__ in ("condition_accuracy", "conditional_fid", "fid") and len(config["shape"]) != 3:
+    if (
+        function.__name__ in ("condition_accuracy", "conditional_fid", "fid", "interpolation")
+        and len(config["shape"]) != 3
+    ):
         return False  # their networks are for images
     labels = labels_of(config.get("labels", {})) if getattr(model, "has_labels", True) else {}
     if function.__name__ in ("calibration", "condition_accuracy", "conditional_fid"):

@@ -40,6 +40,7 @@ def metrics() -> dict[str, str]:
         "elbo": "tn_eval.metrics:bound_elbo",
         "fid": "tn_eval.metrics:fid",
         "imputation": "tn_eval.metrics:imputation",
+        "interpolation": "tn_eval.interpolation:interpolation",
         "iwae": "tn_eval.metrics:bound_iwae",
         "modes": "tn_eval.modes:modes",
         "reconstruction": "tn_eval.metrics:reconstruction",
@@ -52,7 +53,7 @@ def commands() -> dict[str, str]:
     """What one does with a trained model."""
     return {
         **{name: f"tn_eval.commands:{name}" for name in ("evaluate", "impute", "sample")},
-        **{name: f"tn_eval.views:{name}" for name in ("density", "histogram", "hop")},
+        **{name: f"tn_eval.views:{name}" for name in ("density", "histogram", "hop", "interpolate")},
         "neighbours": "tn_eval.neighbours:neighbours",
         **{name: f"tn_eval.whole_views:{name}" for name in ("bands", "curves", "recompose", "wholes")},
     }

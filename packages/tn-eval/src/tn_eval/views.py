@@ -1,4 +1,4 @@
-"""``tn hop``, ``tn density`` and ``tn histogram``: pictures of what a trained model has learned.
+"""``tn hop``, ``tn interpolate``, ``tn density`` and ``tn histogram``: pictures of what a trained model has learned.
 
 References:
     Kuznetsov et al., A Prior of a Googol Gaussians (TRIP), 2019, sections 6.2 and 6.3.
@@ -8,7 +8,7 @@ References:
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tn_core.components import build
 from tn_core.errors import MOST_SEED, UserError, check_range
@@ -20,7 +20,7 @@ from tn_eval.commands import Allowed, check_offers, draw, label_evidence, parse_
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["density", "histogram", "hop", "mode_hops"]
+__all__ = ["density", "histogram", "hop", "interpolate", "mode_hops"]
 
 _CELLS = 200  # along each side of an exact density
 _BINS = 80  # along each side of a histogram of samples
@@ -79,6 +79,57 @@ def hop(
 
     save_grid(images, path, steps)
     print(f"hops: {path}")
+
+
+def interpolate(
+    run: str,
+    *,
+    way: Literal["linear", "spherical"] = "spherical",
+    steps: int = 10,
+    count: int = 8,
+    seed: int = 0,
+    data_root: str = "data",
+    out: str | None = None,
+) -> None:
+    """Writes a picture of ways through a model's latents from one test item to another, a row each.
+
+    Arguments:
+        run: the folder of the trained model, a model of images.
+        way: "linear" or "spherical".
+        steps: the images of a row, both ends, as the model reconstructs them, included.
+        count: how many rows.
+        seed: of the pairs.
+        data_root: where data sets keep their files.
+        out: the picture; not given: interpolation.png in the run's folder.
+
+    Raises:
+        UserError: if the model cannot do it or a file cannot be read or written.
+    """
+    check_range(2, steps=steps)
+    check_range(1, count=count)
+    check_range(0, MOST_SEED, seed=seed)
+    path = picture_path(out, Path(run) / "interpolation.png")
+    config = read_config(Path(run))
+    shape = _shape(config)
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(f"tn interpolate needs a model of images, of shape (1 or 3, height, width); not of {shape}")
+    host = default_host()
+    import torch
+
+    from tn_eval.interpolation import between
+    from tn_eval.pictures import save_grid
+
+    x = build(config["data"], "datasets", host, root=data_root).split("test").x
+    model, _ = load_model(Path(run), host)
+    check_offers(model, "encode", config)
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(len(x), (2, count), generator=generator)
+    with torch.no_grad():
+        first, last = (model.encode(to_float(x[k])).unsqueeze(1) for k in pairs)
+        z = between(first, last, torch.linspace(0, 1, steps).unsqueeze(1), way)
+        images = model.decode(z.flatten(0, 1))
+    save_grid(images, path, steps)
+    print(f"interpolations: {path}")
 
 
 def density(

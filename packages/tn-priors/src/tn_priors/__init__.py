@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tn_priors.chain_mixture import ChainMixture
     from tn_priors.flows import Flow
+    from tn_priors.full import FullGaussianMixture
     from tn_priors.labels import Categorical, Continuous
     from tn_priors.simple import GaussianMixture, StandardNormal
     from tn_priors.trip import TRIP, TTLP
@@ -21,6 +22,7 @@ __all__ = [
     "ChainMixture",
     "Continuous",
     "Flow",
+    "FullGaussianMixture",
     "GaussianMixture",
     "StandardNormal",
     "VampPrior",
@@ -33,6 +35,7 @@ _HOMES = {
     "ChainMixture": "tn_priors.chain_mixture",
     "Continuous": "tn_priors.labels",
     "Flow": "tn_priors.flows",
+    "FullGaussianMixture": "tn_priors.full",
     "GaussianMixture": "tn_priors.simple",
     "StandardNormal": "tn_priors.simple",
     "VampPrior": "tn_priors.vamp",

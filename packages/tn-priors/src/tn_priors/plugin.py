@@ -10,6 +10,7 @@ def priors() -> Targets:
     return {
         "StandardNormal": "tn_priors.simple:StandardNormal",
         "GaussianMixture": "tn_priors.simple:GaussianMixture",
+        "FullGaussianMixture": "tn_priors.full:FullGaussianMixture",
         "TRIP": "tn_priors.trip:TRIP",
         "TTLP": "tn_priors.trip:TTLP",
         "VampPrior": "tn_priors.vamp:VampPrior",

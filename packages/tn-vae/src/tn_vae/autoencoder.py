@@ -97,6 +97,8 @@ class Autoencoder(LightningModule):
 
     network: Any  # an nn.Module, with the submodules encoder and decoder
     prior: Any  # a LazyDistribution, perhaps with labels
+    exchangeable_prior = False
+    """Whether the prior is that of :meth:`latents`, so that any other one can be fitted to them."""
 
     def __init__(self, network: nn.Module, prior: nn.Module, learning_rate: float, prior_learning_rate: float) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class Autoencoder(LightningModule):
         raise NotImplementedError
 
     def latents(self, x: Tensor) -> Tensor:
-        """Latents (batch, features) for a prior to be fitted to: a sample of the posterior where there is one."""
+        """Latents (batch, features): a sample of the posterior where there is one."""
         return self.encode(x)
 
     # training

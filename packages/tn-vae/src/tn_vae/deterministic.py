@@ -31,6 +31,7 @@ class DeterministicAutoencoder(Autoencoder):
     """
 
     has_labels = False
+    exchangeable_prior = True
 
     def __init__(
         self, network: nn.Module, prior: nn.Module, fit_prior: bool, learning_rate: float, prior_learning_rate: float

@@ -1,4 +1,4 @@
-"""What tn-vae registers: its models and its networks."""
+"""What tn-vae registers: its models, its networks, and a prior that is a model itself."""
 
 from tn_core.hookspecs import Targets, hookimpl
 
@@ -6,7 +6,7 @@ from tn_core.hookspecs import Targets, hookimpl
 @hookimpl
 def models() -> Targets:
     """The autoencoders, variational and deterministic."""
-    names = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE", "ShapedAE")
+    names = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE", "CVVAE", "ShapedAE", "RAE", "WAE", "JointVAE")
     return {name: f"tn_vae.{name.lower()}:{name}" for name in names}
 
 
@@ -14,3 +14,9 @@ def models() -> Targets:
 def networks() -> Targets:
     """Pairs of encoders and decoders."""
     return {name: f"tn_vae.networks:{name}" for name in ("MLP", "GatedMLP", "SmallConv", "DCGAN", "Conv8")}
+
+
+@hookimpl
+def priors() -> Targets:
+    """A variational autoencoder over latents."""
+    return {"LatentVAE": "tn_vae.latentvae:LatentVAE"}

@@ -165,8 +165,11 @@ class ShapedAE(DeterministicAutoencoder):
 
     @property
     def clusters(self) -> int:
-        """How many components the prior has."""
-        return int(self._mixture().mixture_distribution.logits.shape[-1])
+        """How many components the prior has; there is no such attribute if it is no mixture."""
+        try:
+            return int(self._mixture().mixture_distribution.logits.shape[-1])
+        except ValueError as error:
+            raise AttributeError(str(error)) from None
 
     def _mixture(self) -> Any:
         p = self.prior()

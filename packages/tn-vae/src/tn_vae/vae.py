@@ -80,6 +80,7 @@ class VAE(VariationalAutoencoder):
     """
 
     seen: Tensor
+    exchangeable_prior = True
 
     def __init__(
         self,
