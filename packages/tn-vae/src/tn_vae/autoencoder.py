@@ -145,6 +145,13 @@ class Autoencoder(LightningModule):
         """Whether the prior is trained together with the networks."""
         return True
 
+    def check_items_to_fit(self) -> None:
+        """Raises a ValueError if there are too few training items for the prior to be fitted to their latents."""
+        batches: Any = self.trainer.train_dataloader
+        items, fewest = len(batches.dataset), getattr(self.prior, "fewest_to_fit", 0)
+        if items < fewest:
+            raise ValueError(f"the prior is to be fitted and needs at least {fewest} training items, there are {items}")
+
     @torch.no_grad()
     def latents_of(self, batches: Any, limit: int = 60_000) -> tuple[Tensor, Tensor | None]:
         """Latents of at most ``limit`` items of a loader, and their labels if it has any."""

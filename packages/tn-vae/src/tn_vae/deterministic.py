@@ -74,10 +74,8 @@ class DeterministicAutoencoder(Autoencoder):
 
     def on_train_start(self) -> None:
         """Says before the first step if there are too few items for the prior to be fitted to."""
-        batches: Any = self.trainer.train_dataloader
-        items, fewest = len(batches.dataset), getattr(self.prior, "fewest_to_fit", 0)
-        if self.fit_prior and items < fewest:
-            raise ValueError(f"the prior is to be fitted and needs at least {fewest} training items, there are {items}")
+        if self.fit_prior:
+            self.check_items_to_fit()
 
     def on_train_epoch_end(self) -> None:
         """Fits the prior after the last epoch, and within it, so that its checkpoint holds the fitted prior."""

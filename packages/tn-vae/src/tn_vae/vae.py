@@ -222,10 +222,8 @@ class VAE(VariationalAutoencoder):
         """Says before the first step if there are too few items for the prior to be fitted to."""
         super().on_train_start()
         fits = self.fit_prior == "afterwards" or self.reinitialize == "fit" or self.final_steps
-        batches: Any = self.trainer.train_dataloader
-        items, fewest = len(batches.dataset), getattr(self.prior, "fewest_to_fit", 0)
-        if fits and items < fewest:
-            raise ValueError(f"the prior is to be fitted and needs at least {fewest} training items, there are {items}")
+        if fits:
+            self.check_items_to_fit()
 
     def on_train_epoch_end(self) -> None:
         """Fits the prior to the latents of the training data where that is asked for.
