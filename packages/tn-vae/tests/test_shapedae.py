@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
 
 from tn_core.training import Items, batches
-from tn_priors import TRIP, Flow, GaussianMixture, StandardNormal
+from tn_priors import TRIP, Flow, FullGaussianMixture, GaussianMixture, StandardNormal
 from tn_priors.marginals import covariance
 from tn_vae import MLP, ShapedAE
 from tn_vae.shapedae import covariance_loss, expected_covariance_loss, expected_ks_loss, ks_loss
@@ -153,6 +153,7 @@ def test_components_are_clusters():
     assigned = m.assign(x)
     right = (assigned == y[:, 0]).double().mean()
     assert max(right, 1 - right) > 0.95
+    assert model(FullGaussianMixture(2, 3)).eval().sample(5, cluster=2).shape == (5, *SHAPE)
     for k in range(2):
         assert (m.assign(m.sample(200, cluster=k)) == k).double().mean() > 0.8
 

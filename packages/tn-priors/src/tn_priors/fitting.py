@@ -34,10 +34,12 @@ MOST_SAMPLES = 20_000
 MOST_SAMPLES_1D = 5_000
 
 
-def check_latents(z: Tensor, features: int) -> None:
-    """Raises a ValueError unless z is finite, (samples, features), with at least 2 samples."""
-    if z.ndim != 2 or z.shape[1] != features or len(z) < 2:
-        raise ValueError(f"z must have shape (samples, {features}) with at least 2 samples, got {tuple(z.shape)}")
+def check_latents(z: Tensor, features: int, fewest: int = 2) -> None:
+    """Raises a ValueError unless z is finite, (samples, features), with at least so many samples."""
+    if z.ndim != 2 or z.shape[1] != features or len(z) < fewest:
+        raise ValueError(
+            f"z must have shape (samples, {features}) with at least {fewest} samples, got {tuple(z.shape)}"
+        )
     if not bool(torch.isfinite(z).all()):
         raise ValueError("z must be finite, got NaN or infinity")
 

@@ -80,9 +80,7 @@ class FullGaussianMixture(LazyDistribution):
         from sklearn import mixture
 
         no_labels(self, y)
-        check_latents(z, self.features)
-        if len(z) < self.fewest_to_fit:
-            raise ValueError(f"z must have at least {self.fewest_to_fit} samples, got {len(z)}")
+        check_latents(z, self.features, self.fewest_to_fit)
         em = mixture.GaussianMixture(self.components, covariance_type="full", max_iter=500, random_state=seed)
         em.fit(z.detach().double().cpu().numpy())
         weights, means, covariances = map(torch.from_numpy, (em.weights_, em.means_, em.covariances_))

@@ -15,6 +15,7 @@ from zuko.lazy import LazyDistribution
 
 from tn_core.cores import without_autocast
 from tn_priors.chain_mixture import normal_log_density
+from tn_priors.fitting import check_latents
 from tn_priors.pathwise import implicit_draw
 
 __all__ = ["DiagonalMixture", "GaussianMixture", "StandardNormal", "log_densities", "no_labels"]
@@ -170,13 +171,7 @@ class GaussianMixture(LazyDistribution):
         from sklearn import mixture
 
         no_labels(self, y)
-        fewest = self.fewest_to_fit
-        if z.ndim != 2 or z.shape[1] != self.features or len(z) < fewest:
-            raise ValueError(
-                f"z must have shape (samples, {self.features}) with at least {fewest} samples, got {tuple(z.shape)}"
-            )
-        if not bool(torch.isfinite(z).all()):
-            raise ValueError("z must be finite, got NaN or infinity")
+        check_latents(z, self.features, self.fewest_to_fit)
         if self.weights == "uniform":
             means, variances = _equally_weighted(z.detach().double().cpu(), self.components, seed)
             self.set_mixture(torch.ones(self.components), means, variances)

@@ -201,6 +201,4 @@ class ShapedAE(DeterministicAutoencoder):
         """
         if cluster is None:
             return super().sample(count, y)
-        gaussians = self._mixture().component_distribution.base_dist
-        mean, deviation = gaussians.loc[cluster], gaussians.scale[cluster]
-        return self.decode(mean + deviation * torch.randn(count, len(mean)).to(mean))
+        return self.decode(self._mixture().component_distribution.sample((count,))[:, cluster])
