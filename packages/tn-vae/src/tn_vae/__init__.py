@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tn_vae.cascadevae import CascadeVAE
     from tn_vae.cpvae import CPVAE
     from tn_vae.cvae import CVAE
     from tn_vae.cvvae import CVVAE
@@ -30,6 +31,7 @@ __all__ = [
     "TELBO",
     "VAE",
     "WAE",
+    "CascadeVAE",
     "Conv8",
     "GatedMLP",
     "JointVAE",
@@ -38,7 +40,21 @@ __all__ = [
     "SmallConv",
 ]
 
-_FILES = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE", "CVVAE", "ShapedAE", "RAE", "WAE", "JointVAE", "LatentVAE")
+_FILES = (
+    "VAE",
+    "CVAE",
+    "TELBO",
+    "JMVAE",
+    "CPVAE",
+    "HVAE",
+    "CVVAE",
+    "ShapedAE",
+    "RAE",
+    "WAE",
+    "JointVAE",
+    "CascadeVAE",
+    "LatentVAE",
+)
 
 
 def __getattr__(name: str) -> Any:

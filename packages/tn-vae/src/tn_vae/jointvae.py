@@ -17,25 +17,24 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, RelaxedOneHotCategorical
-from torch.nn import functional
 from zuko.lazy import LazyDistribution
 
 from tn_core.components import Component
 from tn_vae.autoencoder import (
     Likelihood,
     Normals,
-    VariationalAutoencoder,
     check_at_least_one,
     check_not_negative,
     check_positive,
     divergence,
     normal,
 )
+from tn_vae.discrete import DiscreteVAE
 
 __all__ = ["JointVAE"]
 
 
-class JointVAE(VariationalAutoencoder):
+class JointVAE(DiscreteVAE):
     """Variational autoencoder with continuous and discrete latents. The categories are clusters.
 
     Arguments:
@@ -60,8 +59,6 @@ class JointVAE(VariationalAutoencoder):
         ValueError: if a number is out of its range.
     """
 
-    has_labels = False
-
     def __init__(
         self,
         network: Annotated[nn.Module, Component("networks", "SmallConv", "network_size")],
@@ -78,11 +75,13 @@ class JointVAE(VariationalAutoencoder):
         learning_rate: float = 5e-4,
         prior_learning_rate: float = 5e-4,
     ) -> None:
-        super().__init__(network, prior, likelihood, deviation, 0, learning_rate, prior_learning_rate)
-        check_at_least_one(categories=categories, capacity_steps=capacity_steps)
+        super().__init__(
+            network, prior, features, categories, likelihood, deviation, learning_rate, prior_learning_rate
+        )
+        check_at_least_one(capacity_steps=capacity_steps)
         check_positive(temperature=temperature)
         check_not_negative(capacity=capacity, discrete_capacity=discrete_capacity, pressure=pressure)
-        self.features, self.categories, self.temperature = features, categories, temperature
+        self.temperature = temperature
         self.capacity, self.discrete_capacity = capacity, min(discrete_capacity, math.log(categories))
         self.capacity_steps, self.pressure = capacity_steps, pressure
 
@@ -111,9 +110,6 @@ class JointVAE(VariationalAutoencoder):
         """KL(q(z | x) || p(z)) and KL(q(c | x) || p(c)), (batch,) each, in nats."""
         return divergence(q_z, self.prior(), z), math.log(self.categories) - q_c.entropy()
 
-    def _one_hot(self, c: Tensor, like: Tensor) -> Tensor:
-        return functional.one_hot(c, self.categories).to(like)
-
     # bounds
 
     def elbo(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -121,14 +117,14 @@ class JointVAE(VariationalAutoencoder):
         q_z, q_c = self.posteriors(x)
         z = q_z.rsample()
         of_z, of_c = self.divergences(q_z, q_c, z)
-        return self.log_likelihood(x, torch.cat([z, self._one_hot(q_c.sample(), z)], -1)) - of_z - of_c
+        return self.log_likelihood(x, self.code(z, q_c.sample())) - of_z - of_c
 
     def log_weights(self, x: Tensor, y: Tensor | None, samples: int) -> Tensor:
         """log p(x, z, c) / q(z, c | x) of posterior samples, (samples, batch)."""
         q_z, q_c = self.posteriors(x)
         z, c = q_z.rsample((samples,)), q_c.sample((samples,))
         log_p = self.prior().log_prob(z) - math.log(self.categories)
-        log_p = log_p + self.log_likelihood(x, torch.cat([z, self._one_hot(c, z)], -1))
+        log_p = log_p + self.log_likelihood(x, self.code(z, c))
         return log_p - q_z.log_prob(z) - q_c.log_prob(c)
 
     # training
@@ -153,35 +149,6 @@ class JointVAE(VariationalAutoencoder):
     # use
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """The mean of z and the likeliest category, one-hot, (batch, features + categories)."""
-        q_z, q_c = self.posteriors(x)
-        return torch.cat([q_z.mean, self._one_hot(q_c.probs.argmax(-1), q_z.mean)], -1)
-
-    @property
-    def clusters(self) -> int:
-        """How many clusters there are."""
-        return self.categories
-
-    @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """The likeliest category, long (batch,)."""
         return self.posteriors(x)[1].probs.argmax(-1)
-
-    @torch.no_grad()
-    def sample(self, count: int, y: None = None, cluster: int | None = None) -> Tensor:
-        """Draws (count, *shape): latents from the priors, then the decoder's mean.
-
-        Arguments:
-            count: how many.
-            y: None; there are no labels.
-            cluster: draw all from this category.
-
-        Raises:
-            ValueError: if y is given.
-        """
-        if y is not None:
-            raise ValueError("JointVAE has no labels to condition on")
-        z = self.prior().sample((count,))
-        c = torch.randint(self.categories, (count,)) if cluster is None else torch.full((count,), cluster)
-        return self.decode(torch.cat([z, self._one_hot(c.to(z.device), z)], -1))

@@ -6,7 +6,20 @@ from tn_core.hookspecs import Targets, hookimpl
 @hookimpl
 def models() -> Targets:
     """The autoencoders, variational and deterministic."""
-    names = ("VAE", "CVAE", "TELBO", "JMVAE", "CPVAE", "HVAE", "CVVAE", "ShapedAE", "RAE", "WAE", "JointVAE")
+    names = (
+        "VAE",
+        "CVAE",
+        "TELBO",
+        "JMVAE",
+        "CPVAE",
+        "HVAE",
+        "CVVAE",
+        "ShapedAE",
+        "RAE",
+        "WAE",
+        "JointVAE",
+        "CascadeVAE",
+    )
     return {name: f"tn_vae.{name.lower()}:{name}" for name in names}
 
 
