@@ -12,6 +12,7 @@ from tn_core.errors import UserError
 from tn_core.protocols import Split
 from tn_eval.commands import evaluate
 from tn_eval.datasets import Digits
+from tn_eval.interpolation import interpolation
 from tn_eval.metrics import (
     Value,
     active_units,
@@ -21,6 +22,7 @@ from tn_eval.metrics import (
     decomposition,
     fid,
     reconstruction,
+    reconstruction_fid,
 )
 
 
@@ -277,6 +279,19 @@ def test_conditions_are_those_of_test_items(host):
     assert counts.min() > 5, "every digit is asked for: 30 times on average, 6 or fewer with a probability below 1e-6"
 
 
+def test_fid_of_reconstructions_and_of_interpolations():
+    """Nothing lost: 0. Mid-points between pixels look like no digits."""
+    data, spec = Digits(), {"name": "digits"}
+    whole = Tells(reconstruct=lambda x: x, encode=lambda x: x.flatten(1), decode=lambda z: z.unflatten(1, (1, 8, 8)))
+    lost = Tells(reconstruct=lambda x: (x + 0.5 * torch.rand_like(x)).clamp(0, 1))
+    assert reconstruction_fid(whole, data, spec)["fid_reconstruction_classifier"].value == pytest.approx(0, abs=1e-3)
+    assert reconstruction_fid(lost, data, spec, batch_size=100)["fid_reconstruction_classifier"].value > 1
+    torch.manual_seed(0)
+    found = interpolation(whole, data, spec, samples=1000)
+    assert found["fid_linear_classifier"].value > 10
+    assert found["fid_spherical_classifier"].value != found["fid_linear_classifier"].value
+
+
 @pytest.mark.parametrize("metric", [fid, conditional_fid])
 def test_fid_errors(host, metric):
     data, spec = Digits(), {"name": "digits"}
@@ -343,6 +358,7 @@ def test_the_command_measures_what_is_offered(run, host, monkeypatch, capsys):
         "cluster_rand_index",
         "fid_classifier",
         "fid_linear_classifier",
+        "fid_reconstruction_classifier",
         "fid_spherical_classifier",
         "kid_classifier",
         "mode_divergence",

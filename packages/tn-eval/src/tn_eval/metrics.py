@@ -56,6 +56,7 @@ __all__ = [
     "fid",
     "imputation",
     "reconstruction",
+    "reconstruction_fid",
 ]
 
 
@@ -182,6 +183,27 @@ def conditional_fid(
     found = torch.cat([_seen(extractor, model.sample(len(part), part), data) for part in parts])
     value = Value(*frechet_distance(found, held_out_features(extractor, data)), "squared distance", "lower", len(found))
     return {f"conditional_fid_{features}": value}
+
+
+@torch.no_grad()
+def reconstruction_fid(
+    model: Reconstructs,
+    data: Data,
+    spec: Mapping[str, Any],
+    features: ExtractorName = "classifier",
+    inception_weights: str | None = None,
+    download: bool = False,
+    batch_size: int = 500,
+) -> Mapping[str, Value]:
+    """The FID of reconstructed test images, against the test images: what is lost in the latents and the decoder.
+
+    Arguments and errors are those of :func:`fid`.
+    """
+    extractor = get_extractor(features, data, spec, inception_weights, download)
+    parts = data.split("test").x.split(batch_size)
+    found = torch.cat([_seen(extractor, model.reconstruct(to_float(part)), data) for part in parts])
+    value = Value(*frechet_distance(found, held_out_features(extractor, data)), "squared distance", "lower", len(found))
+    return {f"fid_reconstruction_{features}": value}
 
 
 @torch.no_grad()

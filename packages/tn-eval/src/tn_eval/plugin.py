@@ -44,6 +44,7 @@ def metrics() -> dict[str, str]:
         "iwae": "tn_eval.metrics:bound_iwae",
         "modes": "tn_eval.modes:modes",
         "reconstruction": "tn_eval.metrics:reconstruction",
+        "reconstruction_fid": "tn_eval.metrics:reconstruction_fid",
         **{name: f"tn_eval.wholes:{name}" for name in ("bags", "recomposition", "sizes")},
     }
 
