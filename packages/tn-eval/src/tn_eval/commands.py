@@ -217,17 +217,18 @@ def evaluate(
     data = build(config["data"], "datasets", host, root=data_root)
     data.split("test")
     model, _ = load_model(Path(run), default_host())
-    distances = {
+    seen_by = {
         "spec": config["data"],
-        "samples": samples,
         "features": features,
         "inception_weights": inception_weights,
         "download": download,
     }
+    distances = {**seen_by, "samples": samples}
     options: dict[str, dict[str, Any]] = {
         "fid": distances,
         "conditional_fid": distances,
         "interpolation": distances,
+        "reconstruction_fid": seen_by,
         "iwae": {"samples": iwae_samples, "items": iwae_items},
         "condition_accuracy": {"spec": config["data"], "items": condition_items},
         "modes": {"spec": config["data"], "samples": samples},
@@ -356,10 +357,8 @@ def _offers(model: Any, function: Any, config: Mapping[str, Any]) -> bool:
 
     first = next(iter(inspect.signature(function).parameters))
     protocol = get_type_hints(function).get(first, object)
-    if (
-        function.__name__ in ("condition_accuracy", "conditional_fid", "fid", "interpolation")
-        and len(config["shape"]) != 3
-    ):
+    of_images = ("condition_accuracy", "conditional_fid", "fid", "interpolation", "reconstruction_fid")
+    if function.__name__ in of_images and len(config["shape"]) != 3:
         return False  # their networks are for images
     labels = labels_of(config.get("labels", {})) if getattr(model, "has_labels", True) else {}
     if function.__name__ in ("calibration", "condition_accuracy", "conditional_fid"):
