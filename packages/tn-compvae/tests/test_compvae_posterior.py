@@ -20,7 +20,7 @@ def posterior(parts: int, batch: tuple[int, ...] = (), present: Tensor | None = 
 def dense(q: PartsPosterior, feature: int) -> MultivariateNormal:
     """One coordinate of all parts, its covariance built from the definition."""
     rho, sigma = q.rho[:, feature], q.deviation[:, feature]
-    turn = sigma.diag() @ (torch.eye(len(rho), dtype=torch.float64) - rho.outer(torch.ones_like(rho)))
+    turn = (torch.eye(len(rho), dtype=torch.float64) - rho.outer(torch.ones_like(rho))) @ sigma.diag()
     return MultivariateNormal(q.mean[:, feature], turn @ turn.T)
 
 
@@ -64,17 +64,42 @@ def test_samples_have_the_mean_and_covariance_they_should() -> None:
         assert correlation_error.abs().max() < 4 * math.sqrt(2 / 200_000)
 
 
-def test_the_sum_can_be_certain_while_every_part_stays_wide() -> None:
-    parts = 4
-    logits = torch.full((parts, FEATURES), 10.0)  # 1 - sum rho is about 1e-5
-    q = PartsPosterior(torch.randn(parts, FEATURES), torch.ones(parts, FEATURES), logits)
+def test_normals_that_are_told_their_sum_are_in_the_family() -> None:
+    """Conditioned in closed form; their sum is observed with a deviation that tends to zero."""
+    sigma = torch.tensor([2.0, 1e-3, 0.5]).double()
+    covariance = sigma.square().diag() - sigma.square().outer(sigma.square()) / sigma.square().sum()
+    q = PartsPosterior(torch.zeros(3, 1).double(), sigma.unsqueeze(1), torch.full((3, 1), 30.0).double())
+    rho = q.rho[:, 0]
+    turn = torch.eye(3).double() - rho.outer(torch.ones(3).double())
+    torch.testing.assert_close(turn @ sigma.square().diag() @ turn.T, covariance)
+    assert q.sum_variance < 1e-12
+
+
+def test_with_equal_deviations_rho_is_a_softmax() -> None:
+    logits = torch.randn(4, FEATURES).double()
+    q = PartsPosterior(torch.zeros_like(logits), torch.full_like(logits, 0.3), logits)
+    expected = torch.cat([logits, torch.zeros(1, FEATURES).double()]).softmax(0)
+    torch.testing.assert_close(q.rho, expected[:-1])
+    torch.testing.assert_close(q.log_rest.exp(), expected[-1])
+
+
+@pytest.mark.parametrize("deviations", [[1.0] * 4, [1.0, 1e-3, 1.0, 0.2]])
+def test_the_sum_can_be_certain_while_every_part_stays_wide(deviations: list[float]) -> None:
+    sigma = torch.tensor(deviations).unsqueeze(1).expand(-1, FEATURES)
+    q = PartsPosterior(torch.randn(4, FEATURES), sigma, torch.full((4, FEATURES), 10.0))  # 1 - sum rho is about 1e-5
     assert (q.sum_variance < 1e-6).all()
-    assert (q.variance > 0.7).all()
+    assert (q.variance > 0.45 * sigma**2).all()
     # and so it is in float32 samples
     w = q.sample((10_000,))
     assert (w.sum(-2).var(0) < 1e-6).all()
-    assert (w.var(0) > 0.6).all()
-    # what it costs, in closed form: half of log((1 - sum rho)^-2) + sum of the shrunk variances, a coordinate
+    assert (w.var(0) > 0.4 * sigma**2).all()
+
+
+def test_what_a_certain_sum_costs() -> None:
+    """In closed form: half of log((1 - sum rho)^-2) + sum of the shrunk variances, a coordinate."""
+    parts = 4
+    logits = torch.full((parts, FEATURES), 10.0)
+    q = PartsPosterior(torch.randn(parts, FEATURES), torch.ones(parts, FEATURES), logits)
     rest = 1 / (1 + parts * math.exp(10.0))
     rho = (1 - rest) / parts
     expected = FEATURES * (-math.log(rest) + 0.5 * parts * (parts * rho**2 - 2 * rho))
@@ -85,13 +110,14 @@ def test_the_sum_can_be_certain_while_every_part_stays_wide() -> None:
 @pytest.mark.parametrize("parts", [0, 1, 3])
 def test_absent_places_change_nothing(parts: int) -> None:
     places = torch.tensor([4, 0, 2])[:parts]
-    small = posterior(parts)
+    few = torch.randn(3, parts, FEATURES, dtype=torch.float64)
+    small = PartsPosterior(few[0], few[1].exp(), few[2])
     mean, deviation, logits = torch.full((3, 5, FEATURES), 7.0, dtype=torch.float64)
     present = torch.zeros(5, dtype=torch.bool)
     present[places] = True
     noise = torch.randn(5, FEATURES, dtype=torch.float64)
     mean[places], deviation[places] = small.mean, small.deviation
-    logits[places] = small.rho.log() - small.log_rest
+    logits[places] = few[2]
     large = PartsPosterior(mean, deviation, logits, present)
     one, two = small.transform(noise[places]), large.transform(noise)
     torch.testing.assert_close(two[places], one)

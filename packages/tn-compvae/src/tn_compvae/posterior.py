@@ -2,16 +2,20 @@ r"""The correlated posterior over the parts of a whole: a normal whose sum can b
 
 Coordinate by coordinate, for the parts i = 1..K of one whole,
 
-    w_i = mu_i + sigma_i (eps_i - rho_i sum_j eps_j),    eps ~ N(0, I),    rho_i >= 0,  sum_i rho_i < 1.
+    w_i = mu_i + sigma_i eps_i - rho_i sum_j sigma_j eps_j,    eps ~ N(0, I),    rho_i >= 0,  sum_i rho_i < 1.
 
-With equal deviations sigma the sum has variance K sigma^2 (1 - sum rho)^2, as small as one likes, while every part
-keeps sigma_i^2 (1 - 2 rho_i + K rho_i^2). The covariance is S (I - rho 1') (I - 1 rho') S with S = diag(sigma), and
-log det(I - rho 1') = log(1 - sum rho), which gives density, entropy and the divergence from independent normals in
-closed form at O(K) a coordinate.
+The sum has variance (1 - sum rho)^2 sum_j sigma_j^2, as small as one likes, while part i by itself keeps
+(1 - 2 rho_i) sigma_i^2 + rho_i^2 sum_j sigma_j^2. The covariance is (I - rho 1') S^2 (I - 1 rho') with S = diag(sigma),
+and log det(I - rho 1') = log(1 - sum rho), which gives density, entropy and the divergence from independent normals in
+closed form at O(K) a coordinate. Independent normals that are told their sum are in the family, with rho_i in
+proportion to sigma_i^2, and rho is given relative to that.
+
+The authors' code has S (I - rho 1') (I - 1 rho') S, which is the same where the deviations of all parts are equal.
+Where they are not, as in a coordinate that one category uses and others do not, the noise of those others would go into
+the sum, which could not be made certain.
 
 References:
-    Berger and Sebag, Compositional Variational Auto-Encoder, 2020, section 3.3; the parametrisation is that of the
-    authors' code.
+    Berger and Sebag, Compositional Variational Auto-Encoder, 2020, section 3.3
 """
 
 import math
@@ -33,8 +37,8 @@ class PartsPosterior(Distribution):
     Arguments:
         mean: mu, (\*batch, parts, features).
         deviation: sigma, of the same shape, positive: the deviation a part would have without the correlation.
-        logits: of rho, of the same shape: rho is their softmax over the present parts and one more logit fixed at 0,
-            which takes 1 - sum rho.
+        logits: of rho, of the same shape: rho_i is in proportion to sigma_i^2 exp(logit_i), and 1 - sum rho to the mean
+            of sigma^2. With equal deviations rho is the softmax of the logits and one more that is 0.
         present: bool (\*batch, parts); None: all.
 
     Raises:
@@ -60,10 +64,11 @@ class PartsPosterior(Distribution):
         self.present = present.unsqueeze(-1)
         self.loc = mean.where(self.present, 0)
         self.deviation = deviation.where(self.present, 1)
-        logits = logits.masked_fill(~self.present, -math.inf)
-        # shape: (*batch, 1, features)
-        rest = logits.new_zeros((*logits.shape[:-2], 1, logits.shape[-1]))
-        total = torch.logsumexp(torch.cat([logits, rest], -2), -2, keepdim=True)
+        # shapes: (*batch, 1, features); a set without parts has no deviation to compare with
+        mean_square = self._squares.sum(-2, keepdim=True) / self.count.clamp_min(1).unsqueeze(-2)
+        scale = mean_square.where(self.count.unsqueeze(-2) > 0, 1).log()
+        logits = (logits + 2 * self.deviation.log() - scale).masked_fill(~self.present, -math.inf)
+        total = torch.logsumexp(torch.cat([logits, torch.zeros_like(scale)], -2), -2, keepdim=True)
         self.rho = torch.exp(logits - total)
         self.log_rest = -total.squeeze(-2)
         super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=False)
@@ -79,6 +84,11 @@ class PartsPosterior(Distribution):
         return self.present.sum(-2).to(self.loc)
 
     @property
+    def _squares(self) -> Tensor:
+        r"""sigma^2, 0 in absent places, (\*batch, parts, features)."""
+        return (self.deviation**2).where(self.present, 0)
+
+    @property
     def mean(self) -> Tensor:
         r"""(\*batch, parts, features)."""
         return self.loc
@@ -86,22 +96,20 @@ class PartsPosterior(Distribution):
     @property
     def variance(self) -> Tensor:
         r"""The variance of each part by itself, (\*batch, parts, features)."""
-        factor = 1 - 2 * self.rho + self.count.unsqueeze(-2) * self.rho**2
-        return (factor * self.deviation**2).where(self.present, 0)
+        return (1 - 2 * self.rho) * self._squares + self.rho**2 * self._squares.sum(-2, keepdim=True)
 
     @property
     def sum_variance(self) -> Tensor:
         r"""The variance of the sum of the parts, (\*batch, features)."""
-        common = (self.deviation * self.rho).sum(-2, keepdim=True)
-        return ((self.deviation - common).where(self.present, 0) ** 2).sum(-2)
+        return torch.exp(2 * self.log_rest) * self._squares.sum(-2)
 
     def __repr__(self) -> str:
         return f"PartsPosterior(batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
 
     def transform(self, noise: Tensor) -> Tensor:
         r"""Turns standard normal noise eps (\*samples, \*batch, parts, features) into samples of the same shape."""
-        eps = noise.where(self.present, 0)
-        return self.loc + self.deviation * (eps - self.rho * eps.sum(-2, keepdim=True))
+        scaled = (self.deviation * noise).where(self.present, 0)
+        return self.loc + scaled - self.rho * scaled.sum(-2, keepdim=True)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         r"""Draws samples (\*sample_shape, \*batch, parts, features) with gradients."""
@@ -129,10 +137,10 @@ class PartsPosterior(Distribution):
 
         It is a density over the present parts; what the value holds in absent places is not looked at.
         """
-        u = ((value - self.loc) / self.deviation).where(self.present, 0)
-        # sum u = (1 - sum rho) sum eps
-        total = u.sum(-2, keepdim=True) * torch.exp(-self.log_rest).unsqueeze(-2)
-        return self.log_prob_of_noise(u + self.rho * total)
+        away = (value - self.loc).where(self.present, 0)
+        # the sum of what is away from the mean is (1 - sum rho) sum_j sigma_j eps_j
+        total = away.sum(-2, keepdim=True) * torch.exp(-self.log_rest).unsqueeze(-2)
+        return self.log_prob_of_noise((away + self.rho * total) / self.deviation)
 
     def entropy(self) -> Tensor:
         r"""(\*batch,), in nats."""
@@ -145,7 +153,7 @@ class PartsPosterior(Distribution):
         For each coordinate half of
 
             sum_i (log sigma_p^2 - log sigma_q^2) - 2 log(1 - sum rho) + sum_i (mu_q - mu_p)^2 / sigma_p^2
-            + sum_i (1 - 2 rho_i + K rho_i^2) sigma_q^2 / sigma_p^2 - K
+            + sum_i ((1 - 2 rho_i) sigma_q^2 + rho_i^2 sum_j sigma_j^2) / sigma_p^2 - K
 
         Arguments:
             mean: mu_p, (\*batch, parts, features).
