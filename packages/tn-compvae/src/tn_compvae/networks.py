@@ -25,11 +25,16 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class LinearAndLayers(nn.Module):
-    """A linear map, to which fully connected layers add the rest.
+class SaturatingSum(nn.Module):
+    r"""A linear map that saturates, to which fully connected layers add the rest.
 
-    For a decoder of summed latents: what adds up needs no layers, so that the latents of a part come to mean the same
-    whatever the other parts are.
+        f(x) = c tanh(A x / c) + r
+
+    with levels c > 0 and a rest r by layers from x, one an output. Large levels leave the map linear.
+
+    For a decoder of summed latents. What adds up needs no layers, so that the latents of a part come to mean the same
+    whatever the other parts are. And what is bounded keeps the gain of small sums: without the levels the map has to be
+    flatter for sets whose wholes saturate, latents mean less there, and no prior of a part fits sets of all sizes.
 
     Arguments:
         widths: of the layers, input and output included.
@@ -38,11 +43,13 @@ class LinearAndLayers(nn.Module):
     def __init__(self, *widths: int) -> None:
         super().__init__()
         self.linear = nn.Linear(widths[0], widths[-1], bias=False)
-        self.layers = mlp(*widths)
+        self.layers = mlp(*widths[:-1], 2 * widths[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs) to (batch, outputs)."""
-        found: Tensor = self.linear(x) + self.layers(x)
+        rest, level = self.layers(x).chunk(2, -1)
+        level = 1e-3 + functional.softplus(level + 1)  # above 1 at first: nothing is saturated
+        found: Tensor = level * torch.tanh(self.linear(x) / level) + rest
         return found
 
 
@@ -237,7 +244,7 @@ class PartsMLP(PartsNetwork):
             encoder(2 * global_features),
             encoder(part_hidden),
             nn.Sequential(
-                LinearAndLayers(features + global_features, hidden, hidden, 2 * size),
+                SaturatingSum(features + global_features, hidden, hidden, 2 * size),
                 nn.Unflatten(1, (2, *tuple(shape))),
             ),
             features=features,
