@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tn_compvae import CompVAE, Noise, PartsMLP, Sines
+from tn_compvae.networks import SaturatingSum
 from tn_core import protocols
 from tn_core.errors import UserError
 from tn_core.plugins import PluginHost
@@ -122,7 +123,7 @@ def test_the_unit_of_the_bound() -> None:
     with torch.no_grad():
         for parameter in m.network.decoder[-2].parameters():
             parameter.zero_()
-        m.network.decoder[-2].layers[-1].bias[12:] = math.log(math.e - 1)  # softplus of it is 1
+        m.network.decoder[-2].layers[-1].bias[12:24] = math.log(math.e - 1)  # softplus of it is 1
     x = wholes()
     z, w = torch.zeros(4, 2).double(), torch.zeros(4, 3).double()
     expected = -0.5 * x.square().sum(1) - 6 * math.log(2 * math.pi)
@@ -144,6 +145,21 @@ def test_deviations_stay_finite_and_above_their_bound(raw: float) -> None:
     assert 0.999 / math.e < p_z.min()
     assert p_z.max() < 1.001 * math.e
     assert m.elbo(wholes().float(), SETS).isfinite().all()
+
+
+def test_sums_saturate_at_their_levels() -> None:
+    network = SaturatingSum(3, 8, 4).double()
+    last = network.layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+        last.bias[4:] = torch.tensor([-4.0, -4.0, 1e4, 1e4])  # levels of about 0.05 and of 10,000
+    x = torch.randn(50, 3).double()
+    linear, found = network.linear(x), network(x)
+    level = 1e-3 + math.log1p(math.exp(-3.0))
+    torch.testing.assert_close(found[:, :2], level * (linear[:, :2] / level).tanh())
+    assert found[:, :2].abs().max() <= level < linear[:, :2].abs().max()
+    torch.testing.assert_close(found[:, 2:], linear[:, 2:], atol=1e-6, rtol=1e-6)
 
 
 def test_every_parameter_gets_a_gradient() -> None:
