@@ -1,13 +1,10 @@
-"""JointVAE: its bounds, its capacities, its clusters."""
+"""JointVAE: its bounds, its capacities."""
 
 import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
 
-from tn_core import protocols
-from tn_core.training import Items, batches
 from tn_priors import StandardNormal
 from tn_vae import MLP, JointVAE
 
@@ -57,34 +54,6 @@ def test_the_loss_holds_the_divergences_at_their_capacities():
         away = (found["divergence"] - 2 * share).abs() + (found["divergence_categories"] - 0.5 * share).abs()
         torch.testing.assert_close(loss, 7 * away - found["reconstruction"])
     assert model(discrete_capacity=9.0).discrete_capacity == pytest.approx(math.log(3))
-
-
-def test_categories_become_clusters():
-    torch.manual_seed(1)
-    y = torch.randint(3, (768,))
-    x = 0.1 * torch.rand(768, *SHAPE)
-    x.flatten(1)[torch.arange(768), y] += 0.8
-    m = model(capacity=1.0, capacity_steps=300, pressure=10.0, learning_rate=3e-3).train()
-    seed_everything(0, verbose=False)
-    trainer = Trainer(
-        max_epochs=50,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(m, batches(Items(x, y.unsqueeze(1)), 64, 0))
-    m.eval()
-    assigned = m.assign(x)
-    table = torch.zeros(3, 3).index_put_((y, assigned), torch.ones(768), accumulate=True)
-    assert table.max(1).values.sum() > 0.95 * 768
-    assert sorted(table.argmax(1).tolist()) == [0, 1, 2]
-    assert m.clusters == 3
-    for k in range(3):
-        assert (m.assign(m.sample(100, cluster=k)) == k).double().mean() > 0.9
-    assert m.sample(5).shape == m.reconstruct(x[:5]).shape == (5, *SHAPE)
-    assert isinstance(m, protocols.Assigns)
 
 
 @pytest.mark.parametrize(
