@@ -96,7 +96,8 @@ class PartsPosterior(Distribution):
     @property
     def variance(self) -> Tensor:
         r"""The variance of each part by itself, (\*batch, parts, features)."""
-        return (1 - 2 * self.rho) * self._squares + self.rho**2 * self._squares.sum(-2, keepdim=True)
+        squares = self._squares
+        return (1 - 2 * self.rho) * squares + self.rho**2 * squares.sum(-2, keepdim=True)
 
     @property
     def sum_variance(self) -> Tensor:

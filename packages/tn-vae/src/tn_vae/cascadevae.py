@@ -164,7 +164,7 @@ class CascadeVAE(DiscreteVAE):
 
     # use
 
-    @torch.no_grad()
-    def assign(self, x: Tensor) -> Tensor:
-        """The category that explains an item best, given the mean of its z, long (batch,)."""
-        return self.scores(x, self.posterior(x).mean).argmax(-1)
+    def likeliest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of z, (batch, features), and the category that explains an item best given it, long (batch,)."""
+        z = self.posterior(x).mean
+        return z, self.scores(x, z).argmax(-1)

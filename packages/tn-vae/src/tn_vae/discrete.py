@@ -52,19 +52,24 @@ class DiscreteVAE(VariationalAutoencoder):
         """
         return torch.cat([z, functional.one_hot(c, self.categories).to(z)], -1)
 
+    def likeliest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of z, (batch, features), and the likeliest category, long (batch,)."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The mean of z and the likeliest category, one-hot, (batch, features + categories)."""
-        return self.code(self.posterior(x).mean, self.assign(x))
+        return self.code(*self.likeliest(x))
 
     @property
     def clusters(self) -> int:
         """How many clusters there are."""
         return self.categories
 
+    @torch.no_grad()
     def assign(self, x: Tensor) -> Tensor:
         """The likeliest category, long (batch,)."""
-        raise NotImplementedError
+        return self.likeliest(x)[1]
 
     @torch.no_grad()
     def sample(self, count: int, y: None = None, cluster: int | None = None) -> Tensor:

@@ -148,7 +148,7 @@ class JointVAE(DiscreteVAE):
 
     # use
 
-    @torch.no_grad()
-    def assign(self, x: Tensor) -> Tensor:
-        """The likeliest category, long (batch,)."""
-        return self.posteriors(x)[1].probs.argmax(-1)
+    def likeliest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of z, (batch, features), and the likeliest category, long (batch,)."""
+        q_z, q_c = self.posteriors(x)
+        return q_z.mean, q_c.probs.argmax(-1)
